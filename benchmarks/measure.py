@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,15 +118,24 @@ class Measured:
         }
 
 
-def take_turns(candidates: Sequence[Candidate], repeat: int, scratch: Path) -> list[Measured]:
-    """Each candidate `repeat` times, in turn; the order rotates, so that nobody is always first."""
+def take_turns(
+    candidates: Sequence[Candidate],
+    repeat: int,
+    scratch: Path,
+    before: Callable[[str], object] = lambda name: None,
+    after: Callable[[str], object] = lambda name: None,
+) -> list[Measured]:
+    """Each candidate `repeat` times, in turn; the order rotates, so that each is first in some turn. before, after: called
+    with the candidate's name around each of its turns, outside of its time."""
     turns: dict[str, list[Cost]] = {candidate.name: [] for candidate in candidates}
     for i in range(repeat):
         shift = i % len(candidates)
         for candidate in (*candidates[shift:], *candidates[:shift]):
             folder = scratch / candidate.name
             clear(folder)
+            before(candidate.name)
             turns[candidate.name].append(run(candidate, folder))
+            after(candidate.name)
     return [
         Measured(
             name,

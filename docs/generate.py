@@ -30,6 +30,9 @@ MARK = "<!-- written by docs/generate.py from the code; change the code, then ru
 
 def pages() -> dict[Path, str]:
     """Every generated file, relative to docs/, with its content."""
+    sys.path.insert(0, str(DOCS))
+    import dashboards
+
     connectors = connector_pages()
     return {
         **connectors,
@@ -39,8 +42,12 @@ def pages() -> dict[Path, str]:
         Path("reference/functions.md"): functions_page(),
         Path("reference/settings.md"): settings_page(),
         Path("reference/commands.md"): commands_page(),
+        Path("reference/metrics.md"): metrics_page(),
+        Path("llms.txt"): pages_for_assistants(),
         Path("reference/errors.md"): errors_page(),
         Path("assets/plan.svg"): plan_picture(),
+        Path("../deploy/prometheus-rules.yml"): dashboards.rules(),
+        Path("../deploy/grafana-dashboard.json"): dashboards.dashboard(),
     }
 
 
@@ -208,29 +215,49 @@ def conformance(name: str) -> list[str]:
     """What a connector was tested with: a table of the laws of its suites, with the gaps. From `conformance.yaml`."""
     import yaml
 
-    from dataflare.testing import DESTINATION_LAWS, SOURCE_LAWS, TABLE_LAWS
-
     marks = yaml.safe_load((DOCS / "conformance.yaml").read_text()).get(name)
     if marks is None:
         return []
     parts = ["## How it is tested\n", f"Tested with {marks['tested_with']}.\n"]
-    for role, laws in (("source", SOURCE_LAWS), ("destination", DESTINATION_LAWS)):
-        if role not in marks:
-            continue
-        mark = marks[role]
-        gaps = mark.get("gaps") or {}
-        names = [*laws, *(TABLE_LAWS if "tables" in mark else ())]
-        parts.append(f"As a {role}: {mark['guarantee']}\n")
-        parts.append("| law | holds |\n| --- | --- |")
-        parts += [
-            f"| {law.replace('_', ' ')} | {cell('no: ' + gaps[law]) if law in gaps else 'yes'} |"
-            for law in names
-        ]
-        parts.append("")
+    for role in ("source", "destination"):
+        if role in marks:
+            parts += [f"As a {role}: {marks[role]['guarantee']}\n", *laws_table(role, marks[role])]
     if marks.get("missing"):
         parts.append(f"Not there yet: {'; '.join(marks['missing'])}.\n")
     parts.append("The laws are those of [`dataflare.testing`](../extend.md#tests).\n")
     return parts
+
+
+def laws_table(role: str, mark: dict[str, Any]) -> list[str]:
+    """The laws of a role, and which hold; in their place the reason, where they are not checked."""
+    from dataflare.sdk.destination import Delivery
+    from dataflare.sdk.source import Replay
+    from dataflare.testing import DESTINATION_LAWS, SOURCE_LAWS, TABLE_LAWS
+    from dataflare.testing.destinations import NOT_PROMISED
+    from dataflare.testing.sources import NOT_REPLAYED
+
+    if "unchecked" in mark:
+        return [f"The laws are not checked: {mark['unchecked']}\n"]
+    if role == "source":
+        replay = Replay(mark.get("replay", "exact"))
+        names, missing, promised = (
+            [*SOURCE_LAWS],
+            NOT_REPLAYED[replay],
+            f"`replay` is {replay.value}",
+        )
+    else:
+        delivery = Delivery(mark.get("delivery", "exactly once"))
+        names = [*DESTINATION_LAWS, *(TABLE_LAWS if "tables" in mark else ())]
+        missing, promised = NOT_PROMISED[delivery], f"it delivers {delivery.value}"
+    gaps = mark.get("gaps") or {}
+
+    def holds(law: str) -> str:
+        if law in missing:
+            return f"not promised: {promised}"
+        return cell("no: " + gaps[law]) if law in gaps else "yes"
+
+    rows = [f"| {law.replace('_', ' ')} | {holds(law)} |" for law in names]
+    return ["| law | holds |\n| --- | --- |", *rows, ""]
 
 
 def sentence(text: str) -> str:
@@ -326,6 +353,64 @@ def functions_page() -> str:
     return "\n".join(parts) + "\n"
 
 
+def metrics_page() -> str:
+    from dataflare.observability.measures import MEASURES
+    from dataflare.observability.table import METRICS
+
+    parts = [
+        MARK,
+        "# Metrics\n",
+        "What a run says of itself. Each metric has the label `workflow`, and those of the third column. A\n"
+        "`step` of a time, a queue or a state is a stage: steps that run as one, named after the first. Counters\n"
+        "begin at 0 with the process, and grow also by what an attempt did that failed and was done again.\n"
+        "[Watch a run](../observe.md) says how to get them.\n",
+        "| metric | kind | labels | meaning | in OpenTelemetry |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        parts.append(
+            f"| `{metric.name}` | {metric.kind} | {labels} | {cell(metric.help)} | `{metric.otel}` ({metric.unit}) |"
+        )
+    parts += [
+        "\n## Measures of alerts\n",
+        "What `when` of an [alert](../observe.md#alerts) may compare, and with what. A share and a rate are of the\n"
+        "last minute, or of the time that `in` says; a count is since the run began, or of that time.\n",
+        "| measure | compared with | means |",
+        "| --- | --- | --- |",
+    ]
+    units = {
+        "duration": "a duration: `5m`",
+        "size": "a size: `20GiB`",
+        "share": "a share: `90%`",
+        "number": "a number: `100`",
+        "rate": "rows a second: `100`",
+        "flag": "nothing: its name alone says that it is so",
+    }
+    for measure in MEASURES.values():
+        takes_in = measure.grows or measure.over is not None
+        unit = units[measure.unit] + (", and `in 5m`" if takes_in else "")
+        parts.append(f"| `{measure.name}` | {unit} | {cell(measure.help)} |")
+    return "\n".join(parts) + "\n"
+
+
+def pages_for_assistants() -> str:
+    """`llms.txt`: each page with its title and its first sentence."""
+    parts = [
+        "# DataFlare\n",
+        "> Data integration from one YAML file: batch and streaming on one engine, exactly once.\n",
+        "`dataflare mcp` serves the pages below, and commands that validate, plan and preview workflows.\n",
+        "## Pages\n",
+    ]
+    for path in sorted(DOCS.glob("*.md")):
+        text = re.sub(r"(?s)<!--.*?-->|```.*?```", "", path.read_text(encoding="utf-8"))
+        title, _, rest = text.strip().partition("\n")
+        plain = [p for p in re.split(r"\n\s*\n", rest) if re.match(r"\w", p.strip())]
+        first = re.split(r"(?<=[.:])\s", " ".join(plain[0].split()))[0] if plain else ""
+        parts.append(f"- [{title.lstrip('# ')}]({path.name}): {first}")
+    return "\n".join(parts) + "\n"
+
+
 def function_cells(row: Any) -> list[str]:
     names = ", ".join(code(each) for each in (row.name, *row.aliases))
     signature = "<br>".join(code(line) for line in row.signature.splitlines())
@@ -354,6 +439,8 @@ def value_shown(value: Any) -> str:
 
 
 def settings_page() -> str:
+    from dataflare.observability.notifiers import KINDS
+    from dataflare.workflow.alerts import AlertRule
     from dataflare.workflow.settings import ErrorHandling, EventTime, Settings
 
     defaults = {"`parallelism`": "CPU count", "`resources.threads`": "CPU count"}
@@ -376,6 +463,11 @@ def settings_page() -> str:
             table(ErrorHandling),
             "\n## `event_time` of a source\n",
             table(EventTime),
+            "\n## One of `alerts`\n",
+            table(AlertRule),
+            "\n## One of `notifiers`\n",
+            "[Alerts](../observe.md#alerts) says what each of them sends.",
+            *(f"\n### `type: {kind}`\n\n{table(notifier)}" for kind, notifier in KINDS.items()),
             "",
         ]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,18 +31,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of the cases of a test with the mark `rotates(n)`, one in n runs. The number of commits chooses, so in n commits
-    that follow each other all of them run."""
+    that follow each other all of them run. A test without cases that has the mark itself, and not from its module, runs
+    once in n commits."""
     if config.option.all_cases:
         return
     kept, left_out = [], []
     seen: dict[str, int] = defaultdict(int)
-    turn = _commits()
+    commits = _commits()
     for item in items:
         mark = item.get_closest_marker("rotates")
-        if mark is None or "[" not in item.nodeid:
+        name, _, cases = item.nodeid.partition("[")
+        if mark is None or (not cases and mark not in item.own_markers):
             kept.append(item)
             continue
-        name = item.nodeid.partition("[")[0]
+        # Tests that run once in n commits are not all in the same one.
+        turn = commits if cases else commits + zlib.crc32(name.encode())
         (kept if (seen[name] + turn) % mark.args[0] == 0 else left_out).append(item)
         seen[name] += 1
     # A name on the command line is a wish.

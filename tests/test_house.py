@@ -46,6 +46,17 @@ OUR_ERRORS = {
 }
 """These are shown to users."""
 
+ROWS_AS_DICTS = {
+    "formats/text_write.py": "the only way of rows through Python",
+    "formats/far_times.py": "one row of bools",
+    "operators/python.py": "refuses before what Python cuts",
+    "connectors/kafka/sending.py": "messages: bytes, text and integers",
+    "connectors/delta/files.py": "a table's log, whose times are microseconds",
+    "jobs/workflow_test.py": "dead letters, which are text",
+    "testing/lab.py": "for tests of plugins",
+}
+"""Where Polars makes dicts of rows, and why nothing is lost: it cuts nanoseconds and has no year above 9999."""
+
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -250,6 +261,12 @@ def queries(path: Path) -> Iterator[tuple[int, str | None]]:
             yield node.lineno, engines[0].strip("'") if engines else None
 
 
+def test_rows_go_through_python_in_one_way() -> None:
+    made = re.compile(r"\.to_dicts\(|\.(?:row|rows|iter_rows)\([^()]*named=True")
+    found = {str(path.relative_to(SOURCE)) for path in FILES if made.search(path.read_text())}
+    assert found == ROWS_AS_DICTS.keys(), "use python_row or python_rows of formats.text_write"
+
+
 def test_work_by_key_takes_the_in_memory_engine_of_polars() -> None:
     """Without a name it is the streaming engine, which had wrong counts by group and wrong windows in 2026.
     The scan of a chunk takes it: see tests/engine/test_polars_engines.py."""
@@ -305,6 +322,17 @@ def test_the_tools_of_tests_patch_nothing_of_dataflare() -> None:
     assert not wrong
 
 
+def test_modules_that_tests_share_have_names_of_their_own() -> None:
+    """The folders of tests are not packages, so one process knows one module of a name."""
+    shared: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        name = path.name
+        is_test = name.startswith("test_") or name in ("conftest.py", "__init__.py", "soak.py")
+        if not is_test and not (path.parent / "__init__.py").exists():
+            shared.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert not {name: paths for name, paths in shared.items() if len(paths) > 1}
+
+
 def test_no_connector_is_known_by_its_name() -> None:
     """What holds for the type `file` only is a method of the contract, which a plugin may have as well."""
     asked = re.compile(r"(node|connector|source|destination)\.type (==|!=|in|not in) ")
@@ -332,3 +360,12 @@ def test_every_error_says_what_to_do() -> None:
         and not {"help", None} & {given.arg for given in call.keywords}
     ]
     assert not silent
+
+
+def test_no_file_has_marks_of_a_merge():
+    marks = re.compile(r"^(<{7} |>{7} )", re.MULTILINE)
+    wrong = []
+    for path in tracked():
+        if path.suffix in TEXT and marks.search(path.read_text("utf-8", errors="replace")):
+            wrong.append(name_of(path))
+    assert not wrong

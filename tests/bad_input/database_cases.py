@@ -178,7 +178,7 @@ error[E0605]: the database shop.db is locked: another program is writing to it (
         reading("path: shop.db, table: orders, query: SELECT 1"),
         files=SHOP,
         says="""\
-error[E0405]: step 'a': set either 'table' or 'query'
+error[E0405]: step 'a': set one of 'table', 'tables' and 'query'
  --> w.yaml:4:29
   |
 4 |     config: {path: shop.db, table: orders, query: SELECT 1}
@@ -190,7 +190,7 @@ error[E0405]: step 'a': set either 'table' or 'query'
         reading("path: shop.db"),
         files=SHOP,
         says="""\
-error[E0405]: step 'a': set either 'table' or 'query'
+error[E0405]: step 'a': set one of 'table', 'tables' and 'query'
  --> w.yaml:4:5
   |
 4 |     config: {path: shop.db}

@@ -230,7 +230,7 @@ error[E0315]: step 'z' receives a changelog (rows with inserts and updates), whi
 7 |   z: {type: file, inputs: [n], config: {path: out/}}
   |             ^^^^
    = the changelog comes from: n
-   = help: write to a table of a database with mode: upsert or mirror, or read the source without changes
+   = help: set changelog: columns, or write to a table of a database with mode: upsert or mirror
 """,
     ),
     Case(
@@ -267,7 +267,7 @@ error[E0319]: destination 'z' needs a run that ends: parts are staged and rename
   |
 5 |   z: {type: file, inputs: [a], config: {path: out, format: csv, mode: overwrite}}
   |   ^
-   = help: bound the sources (for `generate`: rows), or choose another mode or path
+   = help: choose a mode or path that rows are added to, or bound the sources: rows: N in 'a' (each run replaces what the one before wrote)
 """,
     ),
     Case(
@@ -285,7 +285,7 @@ error[E0319]: destination 'z' needs a run that ends: the file grows under a stag
   |
 5 |   z: {type: file, inputs: [a], config: {path: out.csv}}
   |   ^
-   = help: bound the sources (for `generate`: rows), or choose another mode or path
+   = help: choose a mode or path that rows are added to, or bound the sources: rows: N in 'a' (each run replaces what the one before wrote)
 """,
     ),
     Case(
@@ -399,7 +399,7 @@ error[E0405]: wrong value for 'mode' in step 'z'
   |
 5 |   z: {type: sqlite, inputs: [a], config: {path: out.db, table: t, mode: replace}}
   |                                                                         ^^^^^^^
-   = expected: one of 'append', 'overwrite', 'upsert', 'mirror'
+   = expected: one of 'append', 'overwrite', 'upsert', 'mirror', 'history'
    = found: text 'replace'
 """,
     ),

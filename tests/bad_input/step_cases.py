@@ -251,6 +251,7 @@ error[E0204]: step 's' explodes 'land', which is string, not a list
   |
 6 |     config: {column: land}
   |                      ^^^^
+   = the types of 'a' come from a sample of its rows: name the type of a column in its 'schema'
    = help: name another column, or cast this one in a map before
 """,
     ),
@@ -392,6 +393,7 @@ error[E0204]: step 's' compares 'id' of type int64 with 'code' of type string
    |
 10 |       mapping: {key: id, remote_key: code, fields: [name]}
    |                      ^^
+   = the types of 'a' come from a sample of its rows: name the type of a column in its 'schema'
    = help: cast one side in a map before, for example cast: {id: string}
 """,
     ),
@@ -562,28 +564,46 @@ error[E0521]: step 's': steps:none returned a value of the type str, not a dict
 """,
     ),
     Case(
-        "options of a later version",
+        "changes of a query",
         """\
 name: w
 sources:
-  a: {type: postgres, config: {connection_string: "postgresql://h/d", tables: [t, u], cdc: true}}
+  a: {type: postgres, config: {connection_string: "postgresql://h/d", query: "select 1", cdc: true}}
 destinations:
   z: {type: blackhole, inputs: [a]}
 """,
         says="""\
-error[E0314]: 'tables' in step 'a' is not available in this version
+error[E0405]: step 'a': 'cdc' reads a whole table and its changes: leave 'query' out
  --> w.yaml:3:71
   |
-3 |   a: {type: postgres, config: {connection_string: "postgresql://h/d", tables: [t, u], cdc: true}}
-  |                                                                       ^^^^^^
-   = help: write a source for each table
-
-error[E0314]: 'cdc' in step 'a' is not available in this version
- --> w.yaml:3:87
+3 |   a: {type: postgres, config: {connection_string: "postgresql://h/d", query: "select 1", cdc: true}}
+  |                                                                       ^^^^^
+""",
+    ),
+    Case(
+        "changes of parts of a table, with a wrong number",
+        """\
+name: w
+sources:
+  a: {type: mysql, config: {connection_string: "mysql://h/d", table: t, cdc: {server_id: 0}}}
+  b: {type: mysql, config: {connection_string: "mysql://h/d", table: t, cdc: true, sharding: {by: hash}}}
+destinations:
+  z: {type: blackhole, inputs: [a, b]}
+""",
+        says="""\
+error[E0405]: wrong value for 'cdc.server_id' in step 'a'
+ --> w.yaml:3:90
   |
-3 |   a: {type: postgres, config: {connection_string: "postgresql://h/d", tables: [t, u], cdc: true}}
-  |                                                                                       ^^^
-   = help: read 'incremental', or in full into a destination with mode upsert
+3 |   a: {type: mysql, config: {connection_string: "mysql://h/d", table: t, cdc: {server_id: 0}}}
+  |                                                                                          ^
+   = expected: at least 1
+   = found: 0
+
+error[E0405]: step 'b': 'cdc' reads a whole table and its changes: leave 'sharding' out
+ --> w.yaml:4:73
+  |
+4 |   b: {type: mysql, config: {connection_string: "mysql://h/d", table: t, cdc: true, sharding: {by: hash}}}
+  |                                                                         ^^^
 """,
     ),
     Case(
@@ -601,7 +621,7 @@ destinations:
 error[E0314]: settings.checkpoint.storage: s3://me:***@bucket/checkpoints is not available in this version
  --> w.yaml:3:25
   |
-3 |   checkpoint: {storage: "s3://me:***@bucket/checkpoints"}
+3 |   checkpoint: {storage: "s3://me:*******************@bucket/checkpoints"}
   |                         ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
    = help: leave it out, or name a folder, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX; credentials come from the environment
 """,

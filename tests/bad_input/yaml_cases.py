@@ -172,7 +172,7 @@ error[E0103]: unknown key 'setings' in the workflow
   |
 2 | setings: {parallelism: 2}
   | ^^^^^^^
-   = known keys: name, version, description, include, environments, params, settings, sources, transformations, destinations, tests
+   = known keys: name, version, description, include, environments, params, settings, sources, transformations, destinations, alerts, notifiers, tests
    = help: did you mean 'settings'?
 """,
     ),
@@ -237,7 +237,7 @@ error[E0401]: unknown source type 'inlien' (step 'a')
   |
 3 |   a: {type: inlien, config: {rows: [{id: 1}]}}
   |             ^^^^^^
-   = known types: clickhouse, delta, duckdb, elasticsearch, file, generate, http, iceberg, inline, kafka, kinesis, memory, mqtt, mysql, nats, opensearch, postgres, python, rabbitmq, redis, socket, sqlite, sqs, sse, stdin, syslog, webhook, websocket
+   = known types: clickhouse, delta, duckdb, elasticsearch, file, generate, http, iceberg, inline, kafka, kinesis, memory, mqtt, mysql, nats, opensearch, postgres, pulsar, python, rabbitmq, redis, socket, sqlite, sqs, sse, stdin, syslog, webhook, websocket
    = help: did you mean 'inline'?
 """,
     ),
@@ -250,7 +250,7 @@ error[E0401]: unknown destination type 'blakchole' (step 'z')
   |
 5 |   z: {type: blakchole, inputs: [a]}
   |             ^^^^^^^^^
-   = known types: blackhole, clickhouse, delta, duckdb, elasticsearch, file, http, iceberg, kafka, kinesis, memory, mqtt, mysql, nats, opensearch, postgres, python, rabbitmq, redis, socket, sqlite, sqs, stdout, websocket
+   = known types: blackhole, clickhouse, delta, duckdb, elasticsearch, file, http, iceberg, kafka, kinesis, memory, mqtt, mysql, nats, opensearch, postgres, pulsar, python, rabbitmq, redis, socket, sqlite, sqs, stdout, websocket
    = help: did you mean 'blackhole'?
 """,
     ),
@@ -265,7 +265,7 @@ error[E0313]: unknown step type 'fliter' (step 'f')
   |
 5 |   f: {type: fliter, inputs: [a]}
   |             ^^^^^^
-   = known types: map, filter, route, validate, flatten, explode, parse, mask, sample, limit, deduplicate, sort, union, lookup, join, aggregate, window, python, sql
+   = known types: map, filter, route, validate, flatten, explode, parse, mask, sample, limit, deduplicate, history, sort, union, lookup, join, aggregate, window, python, sql
    = help: did you mean 'filter'?
 """,
     ),
@@ -280,7 +280,7 @@ error[E0314]: the step type 'wasm' is not available in this version (step 'f')
   |
 5 |   f: {type: wasm, inputs: [a]}
   |             ^^^^
-   = available: map, filter, route, validate, flatten, explode, parse, mask, sample, limit, deduplicate, sort, union, lookup, join, aggregate, window, python, sql
+   = available: map, filter, route, validate, flatten, explode, parse, mask, sample, limit, deduplicate, history, sort, union, lookup, join, aggregate, window, python, sql
    = help: leave the step out, or do its work with one of these
 """,
     ),

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from checkpoint_samples import LINEAGE, manifest, marker
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from polars.testing import assert_frame_equal
@@ -112,6 +112,24 @@ def test_a_chunk_never_changes_once_written(store):
         store.write_chunk("c.arrow", ROWS)
     with pytest.raises(InternalError, match="not a chunk name"):
         store.write_chunk("../c.arrow", ROWS)
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=70),
+    st.sampled_from(["", "--changes"]),
+)
+@example("Order Lines", "--changes")
+@example("表" * 70, "--changes")
+def test_a_step_of_any_table_has_chunks(table, ending):
+    name = chunk_name(f"shop.{table}{ending}", 3, 12, 1_000_000, 40)
+    assert StateChunk(name, 1, 1, "0" * 16).name == name
+    assert "/" not in name
+    assert len(name) < 250
+
+
+def test_long_names_of_tables_stay_different():
+    tables = ["表" * 60 + last for last in "一丁七"]
+    assert len({chunk_name(f"shop.{each}", 0, 1, 1, 0) for each in tables}) == 3
 
 
 def flip_first(data: bytes) -> bytes:
@@ -332,11 +350,14 @@ def test_names_that_leave_their_folder_are_refused(store, tmp_path):
             workflow_folder(tmp_path, name)
         assert raised.value.code == "E0106"
     assert workflow_folder(tmp_path, "orders-2_b") == tmp_path / "orders-2_b"
-    for name in ("..", "a/b", "", "a.b", "9a", "a\n", "a" * 201):
+    for name in ("..", "a/b", "", ".a", "9a", "a\n", "a" * 201, "9a.b", "a/b.c"):
         with pytest.raises(WorkflowError) as raised:
             store.redo_folder(name)
         assert raised.value.code == "E0106"
     assert store.redo_folder("Out_1-x").is_dir()
+    of_table = store.redo_folder("shop.a/../b c")
+    assert of_table.name == "shop.a%2F..%2Fb%20c"
+    assert of_table.parent == store.redo_folder("shop").parent
     with pytest.raises(InternalError, match="lineage"):
         LocalStore(tmp_path, "../../etc")
 

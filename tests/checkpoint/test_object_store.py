@@ -20,6 +20,7 @@ from optional_packages import package
 
 from dataflare import RunOptions, RunResult, load, run
 from dataflare.checkpoint.object_store import Bucket, ObjectStore
+from dataflare.checkpoint.store import chunk_name
 from dataflare.errors import CheckpointError, SystemError_
 
 pytestmark = pytest.mark.rotates(3)
@@ -129,6 +130,24 @@ def test_what_is_collected_here_goes_there_too(bucket: Bucket, tmp_path: Path) -
     assert [fact.epoch for fact in other.list_manifests()] == [4]
     store.clear()
     assert bucket.names("orders/") == []
+
+
+def test_chunks_of_a_table_with_a_blank_in_its_name(bucket: Bucket, tmp_path: Path) -> None:
+    rows = pl.DataFrame({"n": [1]})
+    store = store_at(tmp_path / "one", bucket)
+    for epoch in (1, 2):
+        name = chunk_name("shop.Order Lines--changes", 0, 1, epoch, 0)
+        store.publish(manifest(epoch, [store.write_chunk(name, rows)]))
+    store.collect(retain=1)
+    other = store_at(tmp_path / "two", bucket)
+    [fact] = other.list_manifests(thorough=True)
+    assert fact.usable
+    assert fact.manifest is not None
+    [chunk] = fact.manifest.chunks.values()
+    assert other.read_chunk(chunk).equals(rows)
+    assert [each for each in bucket.names("") if "chunks" in each] == [
+        f"orders/{LINEAGE[:8]}/chunks/shop.Order%20Lines--changes-0-a1-0000000002-0.arrow"
+    ]
 
 
 def test_state_that_was_not_fetched_is_not_deleted(bucket: Bucket, tmp_path: Path) -> None:

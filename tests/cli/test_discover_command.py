@@ -127,6 +127,25 @@ def test_a_limit_says_how_much_it_leaves_out(folder: Path) -> None:
     assert (len(found.found), found.left_out) == (1, 2)
 
 
+def test_patterns_are_of_tables_in_all_schemas_and_names_of_the_default_one(folder: Path) -> None:
+    sets = [("path", "shop.duckdb")]
+
+    def names(*patterns: str) -> list[str]:
+        return [each.entry.name for each in discover("duckdb", sets, patterns, base=folder).found]
+
+    assert names("o*") == ["far.orders"]
+    assert names("*", "!ord*") == ["all_items", "items"]
+    assert names("orders") == []
+    assert names("far.orders") == ["far.orders"]
+    done = cli(
+        "connectors", "discover", "duckdb", "orders", "--set", "path=shop.duckdb", cwd=folder
+    )
+    assert (
+        "'orders' is not a table of the default schema; other schemas have far.orders"
+        in done.stderr
+    )
+
+
 def test_a_secret_becomes_a_variable() -> None:
     from dataflare.jobs.catalog import Catalog, _tree, _without_secrets
 

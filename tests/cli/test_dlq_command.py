@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import answer, cli, write
 
+pytestmark = pytest.mark.rotates(2)
+
 BAD = """\
 name: letters
 settings: {parallelism: 2, error_handling: {on_error: dead_letter}}
@@ -75,6 +77,9 @@ def test_replayed_rows_come_in_once_however_often(ran: Path) -> None:
 def test_rows_that_fail_again_become_letters_again(ran: Path) -> None:
     said = answer(cli("dlq", "replay", "letters", "--json", cwd=ran))
     assert (said["replayed"], said["refused_again"], said["waiting"]) == (10, 10, 10)
+    done = cli("dlq", "replay", "letters", cwd=ran)
+    told = "10 rows tried again, 10 refusals; 10 waiting\n"
+    assert (done.returncode, done.stdout, "new letter" in done.stderr) == (1, told, True)
     write(ran, "w.yaml", GOOD)
     assert answer(cli("dlq", "replay", "letters", "--json", cwd=ran))["waiting"] == 0
     assert arrived(ran) == IDS
@@ -147,7 +152,7 @@ def test_a_workflow_that_never_ran_and_a_file_that_is_gone_are_named(ran: Path) 
     (ran / "w.yaml").rename(ran / "moved.yaml")
     assert "--file" in cli("dlq", "replay", "letters", cwd=ran).stderr
     assert waiting(ran) == 10
-    assert cli("dlq", "replay", "letters", "--file", "moved.yaml", cwd=ran).returncode == 0
+    assert cli("dlq", "replay", "letters", "--file", "moved.yaml", cwd=ran).returncode == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 from command_line import answer, cli, write
 
+pytestmark = pytest.mark.rotates(2)
+
 WORKFLOW = """\
 name: orders
 settings: {parallelism: 2, error_handling: {on_error: dead_letter}}

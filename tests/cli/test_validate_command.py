@@ -144,3 +144,34 @@ def test_the_schema_of_a_table_on_another_machine_is_checked_against(validated: 
     status, told = validated(PART.format(source=source))
     assert status == 2
     assert [(error["step"], error["code"]) for error in told["errors"]] == [("more", "E0203")]
+
+
+@pytest.mark.parametrize(
+    ("time", "status"), [("", 2), (", event_time: {column: at}", 0)], ids=["no time", "time"]
+)
+@pytest.mark.parametrize(
+    "step",
+    [
+        "type: window, inputs: [named], config: {kind: tumbling, size: 1h, measures: {n: count(*)}}",
+        "type: deduplicate, inputs: [named], config: {key: id, within: 1h}",
+    ],
+    ids=["window", "deduplicate"],
+)
+def test_a_step_by_event_time_is_refused_also_where_no_columns_are_known(
+    validated: Any, time: str, status: int, step: str
+) -> None:
+    source = "{type: postgres, config: {connection_string: 'postgresql://127.0.0.1:9/x', table: t}"
+    text = f"""
+name: timed
+sources:
+  s: {source}{time}}}
+transformations:
+  named: {{type: map, inputs: [s], config: {{derive: {{a: "1"}}}}}}
+  by_time: {{{step}}}
+destinations:
+  out: {{type: blackhole, inputs: [by_time]}}
+"""
+    found, told = validated(text)
+    assert found == status, told
+    codes = [(error["step"], error["code"]) for error in told.get("errors", [])]
+    assert codes == ([("by_time", "E0331")] if status else [])

@@ -158,6 +158,7 @@ def progress(message: str | None = None, **more: Any) -> Any:
         "checkpoints": 1,
         "last_checkpoint_s": 0.25,
         "watermark": None,
+        "kept_bytes": None,
     }
     return SimpleNamespace(steps=steps, message=message, backlog_rows=None, **(base | more))
 
@@ -194,6 +195,10 @@ def test_the_live_view_shows_each_end_of_the_workflow() -> None:
     ]
     assert "30.0 kB".casefold() in steps[0].casefold()
     assert "2 errors" in steps[1]
+    view.listen(progress(kept_bytes=3_000_000))
+    with console.capture() as captured:
+        console.print(view.draw())
+    assert f"{human.size(3_000_000)} of the log kept" in captured.get()
 
 
 def result(status: str = "finished", **more: Any) -> Any:
@@ -204,7 +209,7 @@ def result(status: str = "finished", **more: Any) -> Any:
     }
     base = {"duration_s": 2.0, "run_id": "01J", "published": {"out": {"path": "/data/out.parquet"}}}
     return SimpleNamespace(
-        status=status, notes=[], to_json=lambda: {"steps": steps}, **(base | more)
+        status=status, notes=[], slowest=None, to_json=lambda: {"steps": steps}, **(base | more)
     )
 
 
@@ -215,6 +220,16 @@ def test_a_summary_in_one_line() -> None:
         "flights: finished in 2.00 s, 1,500 rows read, "
         "900 rows written to /data/out.parquet, 12 rows written to show, 3 late"
     )
+
+
+def test_a_summary_names_the_slowest_step_of_a_run_that_took_a_while() -> None:
+    made = result()
+    made.slowest = "out: busy 95% of its time"
+    said = summary.one_line(made, workflow(out="file"), made.to_json()["steps"])
+    assert said.endswith(", 3 late, slowest step out: busy 95% of its time")
+    made.duration_s = 1.9
+    said = summary.one_line(made, workflow(out="file"), made.to_json()["steps"])
+    assert said.endswith(", 3 late")
 
 
 def test_a_stopped_run_says_how_to_go_on() -> None:
@@ -311,5 +326,6 @@ def test_a_path_keeps_its_slash_where_the_run_began_in_the_root(
     path = str(tmp_path / "o.csv")
     monkeypatch.chdir(tmp_path)
     assert where("o", {"path": path}) == "o.csv"
+    assert where("o", {"path": "s3://lake/t", "table": "s3://lake/t"}) == "s3://lake/t"
     monkeypatch.chdir("/")
     assert where("o", {"path": path}) == path

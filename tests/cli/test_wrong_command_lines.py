@@ -17,7 +17,7 @@ from dataflare.cli import app, common
     ("args", "message", "help_"),
     [
         (["vlaidate"], "no such command 'vlaidate'", "did you mean 'validate'?"),
-        (["logs", "w"], "the command 'logs' is not available in this version", ""),
+        (["deploy", "w"], "the command 'deploy' is not available in this version", ""),
         (["run", "w.yaml", "--fersh"], "no such option '--fersh'", "did you mean '--fresh'?"),
         (["run"], "missing argument 'FILE'", "see 'dataflare run --help'"),
         (["run", "w.yaml", "--for", "soon"], "--for takes a duration such as 30s, 5m or 1h, not 'soon'", ""),

@@ -131,7 +131,9 @@ class Browser:
                 self._rest = rest
                 yield json.loads(message)
                 continue
-            ready, _, _ = select.select([self._read], [], [], max(0.0, until - time.monotonic()))
+            waiting = select.poll()  # takes files of any number, as select does not
+            waiting.register(self._read, select.POLLIN)
+            ready = waiting.poll(1_000 * max(0.0, until - time.monotonic()))
             assert ready, f"the browser gave no answer in {ANSWER_S:g} s"
             piece = os.read(self._read, 1 << 20)
             if not piece:

@@ -13,7 +13,7 @@ from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.channel import Inbox, MemoryBudget
 from dataflare.engine.gate import Cut, Ended, Rows
 from dataflare.engine.split_queue import SplitQueue
-from dataflare.model.batch import SharedDataBatch
+from dataflare.model.batch import KIND_COLUMN, SharedDataBatch, truncation
 from dataflare.model.progress import END, Barrier, Position, Split
 
 
@@ -189,3 +189,109 @@ def test_an_exchange_keeps_every_row_and_sends_a_key_to_one_task(subtasks: int) 
         assert part["n"].is_sorted()
     owners = [set(part["k"].unique()) for part in parts]
     assert sum(len(owner) for owner in owners) == 50
+
+
+class Joining:
+    """A reader that takes small batches as one, and never in place."""
+
+    joins_batches = True
+
+    def takes_at_once(self, batch: SharedDataBatch) -> bool:
+        return False
+
+    async def take(self, rows: Rows) -> None:
+        raise AssertionError("nothing is handed over in place")
+
+    def timely_rows(self) -> int | None:
+        return None
+
+
+def joining(credits: int = 100) -> Inbox:
+    box = inbox(credits)
+    box.receiver = Joining()
+    return box
+
+
+def numbers(rows: object) -> list[int]:
+    assert isinstance(rows, Rows)
+    return rows.batch.frame["n"].to_list()
+
+
+def test_small_batches_that_wait_come_out_as_one_and_give_back_the_credit_of_each_channel() -> None:
+    async def main() -> None:
+        box = joining(credits=4)
+        one, two = box.channel(), box.channel()
+        await one.send(batch(2, 0))
+        await two.send(batch(1, 10))
+        await one.send(batch(1, 2))
+        waiting = [asyncio.ensure_future(each.send(batch(1, 20))) for each in (one, two)]
+        await settle()
+        assert not any(each.done() for each in waiting)
+        rows = await box.next()
+        assert isinstance(rows, Rows)
+        assert sorted(numbers(rows)) == [0, 1, 2, 10]
+        assert [n for n in numbers(rows) if n < 10] == [0, 1, 2]
+        assert box.queued_rows == 4
+        box.done(rows, 0.1)
+        await settle()
+        assert all(each.done() for each in waiting)
+        assert box.queued_rows == 2
+
+    run(main())
+
+
+def test_no_batch_passes_a_mark() -> None:
+    async def main() -> None:
+        box = joining()
+        one, two = box.channel(), box.channel()
+        await one.send(batch(1, 0))
+        one.put(Barrier(1))
+        await one.send(batch(1, 1))
+        await two.send(batch(1, 10))
+        await two.send(batch(1, 11))
+        before = [numbers(await box.next())]
+        while box.gate.ended is False and sum(map(len, before)) < 3:
+            before.append(numbers(await box.next()))
+        assert sorted(n for part in before for n in part) == [0, 10, 11]
+        two.put(Barrier(1))
+        assert await box.next() == Cut(Barrier(1))
+        assert numbers(await box.next()) == [1]
+
+    run(main())
+
+
+def test_large_batches_other_inputs_and_other_columns_stay_apart() -> None:
+    async def main() -> None:
+        box = joining(credits=10_000)
+        one, other = box.channel(), box.channel(port=1)
+        sent = [batch(400), batch(101), batch(600), SharedDataBatch(pl.DataFrame({"m": [1]}))]
+        for each in sent:
+            await one.send(each)
+        await other.send(batch(1))
+        found = [await box.next() for _ in range(5)]
+        assert sorted(len(each.batch) for each in found if isinstance(each, Rows)) == [
+            1,
+            1,
+            101,
+            400,
+            600,
+        ]
+        await one.send(batch(1, 1))
+        await one.send(batch(1, 2))
+        await other.send(batch(1, 3))
+        apart = [await box.next() for _ in range(2)]
+        assert sorted(numbers(each) for each in apart) in ([[1, 2], [3]], [[1], [2]], [[1], [3]])
+
+    run(main())
+
+
+def test_a_truncate_stays_alone() -> None:
+    async def main() -> None:
+        box = joining()
+        channel = box.channel()
+        rows = pl.DataFrame({"n": [1], KIND_COLUMN: pl.Series([0], dtype=pl.UInt8)})
+        for frame in (rows, rows, truncation(rows.schema), rows, rows):
+            await channel.send(SharedDataBatch(frame))
+        assert [numbers(await box.next()) for _ in range(3)] == [[1, 1], [None], [1, 1]]
+
+    run(main())

@@ -7,7 +7,7 @@ from dataflare.engine.metrics import JobMetrics
 
 def test_rows_behind_a_barrier_belong_to_the_next_epoch() -> None:
     metrics = JobMetrics({"s": "source"})
-    quick, slow = metrics.of_task(), metrics.of_task()
+    quick, slow = metrics.of_task("s"), metrics.of_task("s")
     quick.step("s").rows_out = 5
     quick.cut(1)
     quick.step("s").rows_out = 8
@@ -21,7 +21,7 @@ def test_rows_behind_a_barrier_belong_to_the_next_epoch() -> None:
 
 def test_an_epoch_that_was_published_and_not_committed_counts_once_it_is_found_so() -> None:
     metrics = JobMetrics({"s": "source"})
-    task = metrics.of_task()
+    task = metrics.of_task("s")
     for epoch, rows in ((1, 3), (2, 9)):
         task.step("s").rows_out = rows
         task.cut(epoch)

@@ -138,11 +138,11 @@ def calls_of_a_run(folder: Path, batches: int) -> Counter[str]:
     return calls
 
 
-def test_a_small_batch_costs_at_most_105_python_calls_and_2_turns_of_the_loop(
+def test_a_small_batch_costs_at_most_110_python_calls_and_2_turns_of_the_loop(
     tmp_path: Path,
 ) -> None:
     calls_of_a_run(tmp_path, 20)  # imports
     few, many = calls_of_a_run(tmp_path, 100), calls_of_a_run(tmp_path, 500)
     more = {name: (many[name] - few[name]) / 400 for name in many}
-    assert sum(more.values()) <= 105, sorted(more.items(), key=lambda each: -each[1])[:30]
+    assert sum(more.values()) <= 110, sorted(more.items(), key=lambda each: -each[1])[:30]
     assert more["_run_once"] <= 1.2

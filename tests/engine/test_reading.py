@@ -34,6 +34,7 @@ from dataflare.sdk.source import (
     Chunk,
     ChunkReader,
     EndOfSplit,
+    InMemory,
     Salvaged,
     SourceBatch,
     SourceCapabilities,
@@ -126,7 +127,7 @@ def bench_of(connector: Script, policy: str = "fail", **options: Any) -> Bench:
     runner = SegmentRunner(tree, {}, RowErrors({"t": policy}))
     body = Reading(
         connector,
-        runner,
+        {None: runner},
         AdaptiveBatcher(),
         Retrying("t"),
         run_key=1,
@@ -276,7 +277,7 @@ def test_the_position_is_behind_the_last_chunk_that_left() -> None:
         rows = await bench.behind.next()
         assert rows.batch.frame["n"].to_list() == [0, 1]
         while reader.given < 3:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
         await settle()
         bench.task.checkpoint(Checkpoint(Barrier(1)))
         assert states(bench) == [[("a", 1, False)]]
@@ -331,7 +332,7 @@ def test_no_more_chunks_are_read_than_the_budget_has_room_for() -> None:
         bench = bench_of(Script({"a": lambda at: reader}), flying_bytes_max=100)
         running = bench.start()
         for _ in range(50):
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
         assert reader.given == 2
         held.set()
         await running
@@ -426,7 +427,13 @@ def test_a_reader_that_is_ahead_of_others_waits_behind_its_transaction_and_not_i
         drift.report("slow", 0)
         runner = SegmentRunner(tree, {}, RowErrors({"t": "fail"}))
         body = Reading(
-            connector, runner, AdaptiveBatcher(), Retrying("t"), run_key=1, hold_s=0.25, drift=drift
+            connector,
+            {None: runner},
+            AdaptiveBatcher(),
+            Retrying("t"),
+            run_key=1,
+            hold_s=0.25,
+            drift=drift,
         )
         bench = Bench(body, inputs=0)
         bench.heard.splits = [Assign(Split("a"))]
@@ -458,7 +465,7 @@ def test_batches_are_as_large_as_the_steps_behind_do_soon() -> None:
         # Before anything was sent it is not known how many rows leave for one that is read.
         assert reader.asked[0] == 1_000
         assert bench.task._timely_now() == 250
-        bench.task.rows_taken = 1_000 * sum(bench.task._rows_sent.values())
+        bench.task.rows_taken = 1_000 * sum(bench.task.rows_sent.values())
         assert bench.task._timely_now() == 250_000, "one row in a thousand passes the filter"
 
     run(main())
@@ -502,3 +509,89 @@ def test_chunks_that_take_long_become_smaller_and_calls_with_an_overhead_do_not(
     slow = learned(lambda rows: 0.04 * rows)
     assert 0.1 < 0.04 * slow[-1] < 0.5, "a quarter of a second"
     assert learned(lambda rows: 1.0 + 1e-6 * rows)[-1] > 100_000, "a second for each call"
+
+
+def test_few_rows_in_memory_are_computed_where_the_task_runs_in_their_order() -> None:
+    threads: list[tuple[int, bool]] = []
+    main_thread = threading.current_thread()
+
+    def noted(number: int) -> pl.LazyFrame:
+        threads.append((number, threading.current_thread() is main_thread))
+        return frame(number)
+
+    def memory(number: int) -> InMemory | None:
+        """The third has no promise, and the fourth is large."""
+        most = {2: None, 3: 500}.get(number, 2)
+        return None if most is None else InMemory(most, lambda: noted(number).collect())
+
+    async def main() -> None:
+        scans = [partial(noted, number) for number in range(6)]
+        bench = bench_of(Script({"a": lambda at: Chunks(scans, in_memory=memory)}))
+        await bench.start()
+        assert await rows_of(bench) == list(range(12))
+        assert states(bench) == [[("a", 6, True)]]
+
+    run(main())
+    at_once = {number for number, is_main in threads if is_main}
+    assert {0, 1} <= at_once
+    assert not at_once & {2, 3}
+    assert {number for number, _ in threads} == set(range(6))
+
+
+@pytest.mark.parametrize("policy", ["skip", "fail"])
+def test_few_rows_in_memory_that_do_not_parse_are_read_one_by_one(policy: str) -> None:
+    def memory(number: int) -> InMemory:
+        return InMemory(2, lambda: (broken() if number == 1 else frame(number)).collect())
+
+    def salvage(number: int) -> Callable[[], Salvaged]:
+        good = pl.DataFrame({"n": [3]})
+        bad = [BadRow(0, "E0501", "no number", "x", None)]
+        return lambda: Salvaged(good, pl.Series([1], dtype=pl.Int64), bad)
+
+    async def main() -> None:
+        scans = [partial(frame, number) for number in range(3)]
+        reader = Chunks(scans, in_memory=memory, salvage=salvage)
+        bench = bench_of(Script({"a": lambda at: reader}), policy)
+        running = bench.start()
+        if policy == "fail":
+            with pytest.raises(DataError, match="no number"):
+                await running
+            assert states(bench) == []
+            return
+        await running
+        assert await rows_of(bench) == [0, 1, 3, 4, 5]
+        assert bench.counts.errors == 1
+
+    run(main())
+
+
+def test_few_rows_in_memory_wait_behind_chunks_that_are_under_way() -> None:
+    """What decodes them may serve one thread at a time, and the task must not wait for it."""
+    busy, released = threading.Event(), threading.Event()
+
+    def slow(number: int) -> pl.LazyFrame:
+        busy.set()
+        assert released.wait(10)
+        return frame(number)
+
+    async def main() -> None:
+        main_thread, threads = threading.current_thread(), set()
+
+        def rows() -> pl.DataFrame:
+            threads.add(threading.current_thread() is main_thread)
+            return frame(1).collect()
+
+        def memory(number: int) -> InMemory | None:
+            return InMemory(2, rows) if number else None
+
+        reader = Chunks([partial(slow, 0), partial(frame, 1)], in_memory=memory)
+        bench = bench_of(Script({"a": lambda at: reader}))
+        running = bench.start()
+        while not (busy.is_set() and reader.given == 2 and threads):
+            await asyncio.sleep(0)
+        released.set()
+        await running
+        assert await rows_of(bench) == [0, 1, 2, 3]
+        assert threads == {False}
+
+    run(main())

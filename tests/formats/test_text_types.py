@@ -109,6 +109,7 @@ def test_what_the_quick_way_accepts_the_lenient_way_reads_the_same(type_, format
         assert pl.Series([lenient(column, text)]).equals(pl.Series([value]))
 
 
+@pytest.mark.rotates(2)
 @given(
     st.lists(st.tuples(CELLS, CELLS | st.just(""), CELLS), min_size=1, max_size=8),
     st.tuples(*[st.sampled_from(TYPES)] * 3),

@@ -66,8 +66,8 @@ def refused(folder: Path, **options: Any) -> DataFlareError:
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Path:
-    write(tmp_path, rate="300/s")
-    assert go(tmp_path, for_s=0.8).status == "stopped"
+    write(tmp_path, rate="100/s")
+    assert go(tmp_path, for_s=1.5).status == "stopped"
     savepoint(tmp_path / "home" / "clicks", "one")
     return tmp_path
 

@@ -153,3 +153,21 @@ def test_a_table_is_not_replaced_by_the_new_rows_alone(tmp_path: Path, kind: str
     assert (caught.value.code, caught.value.step) == ("E0324", "out")
     assert "upsert" in str(caught.value.help)
     assert not (tmp_path / "out_dev.db").exists()
+
+
+def test_a_file_is_not_replaced_by_the_new_rows_alone(tmp_path: Path) -> None:
+    add_rows(tmp_path, 0, 3)
+    text = WORKFLOW.replace("NAME", "load")
+    out = "out: {type: file, inputs: [priced], config: {path: out.csv}}\n"
+    (tmp_path / "w.yaml").write_text(text[: text.index("out:")] + out)
+    assert go(tmp_path).error is None
+    written = (tmp_path / "out.csv").read_text()
+    add_rows(tmp_path, 3, 5)
+    for _ in range(2):
+        result = go(tmp_path)
+        assert result.error is not None
+        assert (result.error.code, result.error.step) == ("E0324", "out")
+        assert "append" in str(result.error.help)
+        assert (tmp_path / "out.csv").read_text() == written
+    assert go(tmp_path, fresh=True).error is None
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 5

@@ -15,6 +15,8 @@ import pytest
 
 from dataflare import RunOptions, RunResult, load, run
 from dataflare.checkpoint.runs import RunLog
+from dataflare.jobs.letters import LetterBox
+from dataflare.jobs.replay import replay
 from dataflare.planner import plan
 
 WORKFLOW = """\
@@ -372,3 +374,44 @@ def test_a_folder_whose_parts_were_deleted_is_noticed(project: Project) -> None:
     text = "".join(p.read_text() for p in (project.folder / "parts").glob("*.csv"))
     assert "77,x" in text
     assert text.count("\n") > 2
+
+
+WINDOWED = """\
+name: windowed
+version: "1.0"
+settings: {error_handling: {on_error: dead_letter}}
+sources:
+  s:
+    type: file
+    config: {path: in, format: csv, new_only: true}
+    schema: {at: "timestamp[us]", n: string}
+    event_time: {column: at}
+transformations:
+  typed: {type: map, inputs: [s], config: {derive: {v: "cast(n as int64)"}}}
+  hours: {type: window, inputs: [typed], config: {kind: tumbling, size: 1h, measures: {total: sum(v)}}}
+destinations:
+  out: {type: sqlite, inputs: [hours], config: {path: out.db, table: t, mode: upsert, key: [window_start]}}
+"""
+
+
+def test_rows_that_failed_before_a_window_come_in_by_a_fresh_run(tmp_path: Path) -> None:
+    """A replay cannot give a window some of its rows. What it says to do, and what the run says, works."""
+    project = Project(tmp_path)
+    (tmp_path / "w.yaml").write_text(WINDOWED)
+    bad = "at,n\n2024-05-01T00:01:00,1\n2024-05-01T00:02:00,x\n"
+    project.put("a.csv", bad)
+    project.finish()
+    workflow = load(tmp_path / "w.yaml")
+    box = LetterBox(tmp_path / ".dataflare" / "windowed")
+    (reason,) = replay(workflow, box, lambda letter: True).reasons
+    assert "step 'hours' needs all of its rows at once" in reason
+    assert "--fresh" in reason
+    project.put("a.csv", bad.replace("x", "20"))
+    error = project.run().error
+    assert error is not None
+    assert error.code == "E0808"
+    assert "needs all of its rows at once, use --fresh" in str(error.help)
+    project.finish(fresh=True)
+    with sqlite3.connect(tmp_path / "out.db") as db:
+        assert db.execute("select total from t").fetchall() == [(21,)]
+    db.close()

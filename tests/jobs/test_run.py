@@ -201,6 +201,21 @@ def test_preview_shows_the_first_rows_and_writes_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+def test_a_preview_shows_the_kinds_of_changes_as_words(tmp_path: Path) -> None:
+    text = """
+name: changes
+sources:
+  rows: {type: inline, config: {rows: [{k: 1, v: 1}, {k: 1, v: 2}]}}
+transformations:
+  totals: {type: aggregate, inputs: [rows], config: {group_by: [k], measures: {m: max(v)}, emit: updates}}
+destinations:
+  out: {type: blackhole, inputs: [totals]}
+"""
+    found = preview(load_text(text, base=tmp_path), "totals", 10)
+    assert found.columns == ["k", "m", "_op"]
+    assert found["_op"][0] == "insert"
+
+
 PACED = """\
 name: paced
 settings: {checkpoint: {interval: 50ms}, parallelism: 1}

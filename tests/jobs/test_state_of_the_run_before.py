@@ -57,10 +57,14 @@ class Project:
             marks = ", ".join("?" * (3 if table == "orders" else 2))
             db.executemany(f"insert into {table} values ({marks})", rows)
 
-    def run(self) -> RunResult:
-        result = run(load(self.folder / "w.yaml"), RunOptions(home=self.folder / ".dataflare"))
+    def run(self, *, accept_changes: bool = False) -> RunResult:
+        result = self.try_to_run(accept_changes=accept_changes)
         assert result.error is None, result.error
         return result
+
+    def try_to_run(self, *, accept_changes: bool = False) -> RunResult:
+        options = RunOptions(home=self.folder / ".dataflare", accept_changes=accept_changes)
+        return run(load(self.folder / "w.yaml"), options)
 
     def rows(self) -> dict[str, list[Any]]:
         with closing(sqlite3.connect(self.folder / "out.db")) as db:
@@ -124,16 +128,37 @@ def test_a_killed_second_run_goes_on_too(tmp_path: Path) -> None:
     assert project.rows() == expected(orders, [])
 
 
-def test_what_cannot_go_on_is_told(tmp_path: Path) -> None:
+def test_what_cannot_go_on_is_refused_and_goes_on_anew_where_the_user_accepts_it(
+    tmp_path: Path,
+) -> None:
+    project = Project(tmp_path)
+    project.put("orders", [(1, 1, 5), (2, 2, 6)])
+    project.run()
+    before = project.rows()
+    project.put("orders", [(3, 1, 7)])
+    original = (tmp_path / "w.yaml").read_text()
+    (tmp_path / "w.yaml").write_text(original.replace('"max(v)"', '"min(v)"'))
+    for _ in range(2):  # the second try is refused like the first
+        error = project.try_to_run().error
+        assert error is not None
+        assert (error.code, error.step) == ("E0812", "totals")
+        assert "--fresh" in str(error.help)
+        assert project.rows() == before
+    (warning,) = (each for each in project.run(accept_changes=True).warnings if "'totals'" in each)
+    assert "begins anew, because it has changed since the run before" in warning
+
+
+def test_a_refused_run_keeps_the_state_for_the_steps_as_they_were(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.put("orders", [(1, 1, 5), (2, 2, 6)])
     project.run()
     project.put("orders", [(3, 1, 7)])
-    text = (tmp_path / "w.yaml").read_text().replace('"max(v)"', '"min(v)"')
-    (tmp_path / "w.yaml").write_text(text)
-    (warning,) = (each for each in project.run().warnings if "'totals'" in each)
-    assert "begins anew, because it has changed since the run before" in warning
-    assert "--fresh" in warning
+    original = (tmp_path / "w.yaml").read_text()
+    (tmp_path / "w.yaml").write_text(original.replace('"max(v)"', '"min(v)"'))
+    assert project.try_to_run().error is not None
+    (tmp_path / "w.yaml").write_text(original)
+    project.run()
+    assert project.rows() == expected([(1, 1, 5), (2, 2, 6), (3, 1, 7)], [])
 
 
 def test_a_source_that_is_read_whole_begins_anew(tmp_path: Path) -> None:

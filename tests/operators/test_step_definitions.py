@@ -97,6 +97,7 @@ def test_only_some_steps_take_several_inputs(type_: str):
         "sample": "fraction: 1",
         "limit": "rows: 1",
         "deduplicate": "key: n",
+        "history": "key: n",
         "sort": "by: n",
         "lookup": "source: s, mapping: {key: n}",
         "python": "function: 'math:sqrt'",

@@ -11,7 +11,7 @@ from dataflare.connectors.blackhole import BlackholeDestination
 from dataflare.connectors.inline import InlineSource
 from dataflare.errors import DataFlareError
 from dataflare.jobs.inspect import inspect
-from dataflare.jobs.nothing_new import nothing_to_replace_with
+from dataflare.jobs.replaced_rows import nothing_to_replace_with
 from dataflare.planner import plan
 from dataflare.planner.facts import of_destination
 from dataflare.planner.graph import DestinationNode
@@ -115,4 +115,10 @@ def test_a_source_that_lists_only_new_rows_keeps_what_is_there(
     monkeypatch.setattr(BucketSource, "lists_only_new", lists_only_new)
     monkeypatch.setattr(BucketDestination, "table", lambda self: None)
     planned = plan(a_workflow("bucket"))
-    assert asyncio.run(nothing_to_replace_with(planned, {"a": {"at": 1}})) is expected
+    if expected:
+        assert asyncio.run(nothing_to_replace_with(planned, {"a": {"at": 1}}))
+        return
+    assert not asyncio.run(nothing_to_replace_with(planned, {}))
+    with pytest.raises(DataFlareError) as caught:
+        asyncio.run(nothing_to_replace_with(planned, {"a": {"at": 1}}))
+    assert caught.value.code == "E0324"

@@ -40,8 +40,8 @@ SHARED = (
     "dataflare.sdk.push",
 )
 _IMPORT = re.compile(r"^from dataflare\.(connectors\.[\w.]+|sdk\.json_pages) import", re.MULTILINE)
-ELSEWHERE = {"retry_policy"}
-"""Read where the workflow file is."""
+ELSEWHERE = {"retry_policy", "tables", "per_table"}
+"""Read where the workflow file is, and where it becomes one step for each table."""
 
 
 def nested(model: type[BaseModel]) -> Iterator[type[BaseModel]]:

@@ -9,9 +9,11 @@ from flows import plan_of, refused
 from msgspec.structs import replace
 
 from dataflare.connectors.inline import InlineSource
+from dataflare.connectors.memory import MemoryDestination
 from dataflare.planner.guarantees import commits_wait, guarantees
 from dataflare.sdk.destination import Delivery
 from dataflare.sdk.source import Replay
+from dataflare.testing import destination_of
 
 STEP = "step: {type: map, inputs: [s]}"
 ROWS = [{"a": 1}]
@@ -115,3 +117,25 @@ def test_a_batch_has_an_end():
     )
     assert block.startswith("error[E0317]: mode is batch, but source 's' has no end")
     assert "^^^^^^^^" in block
+
+
+@pytest.mark.parametrize(
+    ("type_", "config", "holds"),
+    [
+        ("elasticsearch", {"connection": "http://h", "index": "i", "id_field": "a"}, True),
+        ("elasticsearch", {"connection": "http://h", "index": "i"}, False),
+        ("nats", {"connection": "nats://h", "subject": "x", "id": "a"}, False),
+        ("sqs", {"queue": "q.fifo", "region": "r", "id": "a", "group": "g"}, False),
+    ],
+)
+def test_exactly_once_is_held_by_rows_that_are_known_by_an_id(
+    type_: str, config: dict[str, str], holds: bool
+):
+    told = destination_of(type_, config).capabilities()
+    with mock.patch.object(MemoryDestination, "capabilities", return_value=told):
+        if holds:
+            found = plan_of(STEP, s=ROWS, settings="{guarantee: exactly_once}").guarantees["out"]
+            assert found.level is Delivery.IDEMPOTENT
+        else:
+            block = refused(STEP, s=ROWS, settings="{guarantee: exactly_once}")
+            assert "cannot promise 'exactly_once'" in block

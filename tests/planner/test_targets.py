@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from dataflare.errors import PlanError
-from dataflare.planner import check
+from dataflare.planner import check, plan
 from dataflare.workflow import load_text
 
 
@@ -36,6 +36,7 @@ TABLE = "type: sqlite, config: {path: out.db, table: t, mode: append}"
         ("type: file, config: {path: link.csv}", "type: file, config: {path: target.csv}"),
         (TABLE, TABLE.replace("append", "overwrite")),
         (TABLE.replace("append", "overwrite"), TABLE),
+        (TABLE, TABLE.replace("table: t", "table: T").replace("append", "overwrite")),
     ],
 )
 def test_the_second_is_refused(first, second, tmp_path):
@@ -51,6 +52,7 @@ def test_the_second_is_refused(first, second, tmp_path):
     [
         ("type: file, config: {path: a.csv}", "type: file, config: {path: b.csv}"),
         (TABLE, TABLE),
+        (TABLE, TABLE.replace("table: t", "table: T")),
         (TABLE, TABLE.replace("table: t", "table: u").replace("append", "overwrite")),
         (TABLE, TABLE.replace("out.db", "other.db").replace("append", "overwrite")),
         ("type: stdout", "type: stdout"),
@@ -182,3 +184,24 @@ destinations:
         check(flow)
     assert (caught.value.code, caught.value.spot.line) == ("E0322", 9)
     assert caught.value.notes == ["what 'b' reads stands in line 7"]
+
+
+@pytest.mark.parametrize("type_", ["sqlite", "duckdb"])
+@pytest.mark.parametrize("mode", ["append", "overwrite"])
+def test_tables_of_a_family_whose_names_differ_only_in_case_do_not_become_one(
+    type_, mode, tmp_path
+):
+    for name in ("Orders", "orders"):
+        (tmp_path / f"{name}.csv").write_text("id\n1\n")
+    loaded = load_text(
+        f"""\
+name: w
+sources: {{shop: {{type: file, config: {{path: "*.csv", tables: ["*"]}}}}}}
+destinations:
+  out: {{inputs: [shop], type: {type_}, config: {{path: out.db, table: "{{table}}", mode: {mode}}}}}
+""",
+        base=tmp_path,
+    )
+    with pytest.raises(PlanError, match="case makes no difference there") as caught:
+        plan(loaded)
+    assert caught.value.code == "E0321"

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from dataflare.errors import ExpressionError
 from dataflare.planner import plan
 from dataflare.planner.render import dot, mermaid, svg, text
+from dataflare.planner.written_as import whole_results
+from dataflare.testing import source_of
 from dataflare.workflow.load import load_text
 
 FLOW = """\
@@ -101,3 +104,42 @@ destinations: {{d: {{type: blackhole, inputs: [{reads}]}}}}
 """
     view = plan(load_text(flow, base=tmp_path)).view()
     assert view["stages"][0]["merged_into_scan"] is merged
+
+
+@pytest.mark.parametrize(
+    ("type_", "config", "advice"),
+    [
+        ("kafka", {"bootstrap_servers": "h:1", "topic": "t", "stop": "latest"}, "no stop"),
+        ("file", {"path": "a.csv", "new_only": True}, "no new_only), or let one run go on (watch)"),
+        ("sqlite", {"path": "a.db", "table": "t"}, "no incremental"),
+    ],
+)
+def test_whole_results_are_advised_by_options_that_the_source_has(
+    type_: str, config: dict[str, Any], advice: str
+) -> None:
+    source = source_of(type_, config)
+    told = whole_results(source)
+    assert advice in told
+    for name in ("new_only", "incremental", "watch", "stop"):
+        assert name in type(source.config).model_fields or name not in told
+
+
+@pytest.mark.parametrize(("schema", "notes"), [("", 1), (", schema: {id: int64, a: string}", 0)])
+def test_a_type_of_a_sample_is_told_where_it_does_not_fit(
+    schema: str, notes: int, tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text("id,a\n1,none\n2,5\n")
+    flow = f"""\
+name: sampled
+sources:
+  rows: {{type: file, config: {{path: in.csv}}{schema}}}
+transformations:
+  named: {{type: map, inputs: [rows], config: {{derive: {{n: id}}}}}}
+  big: {{type: filter, inputs: [named], config: {{condition: "a > 5"}}}}
+destinations:
+  out: {{type: stdout, inputs: [big]}}
+"""
+    with pytest.raises(ExpressionError) as caught:
+        plan(load_text(flow, base=tmp_path))
+    told = [note for note in caught.value.notes if "'rows' come from a sample" in note]
+    assert len(told) == notes

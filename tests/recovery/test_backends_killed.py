@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 from optional_packages import package
 
 KILLS, SEED = 5, 20_261
@@ -83,6 +84,7 @@ def contents(folder: Path) -> tuple[list[Any], list[Any]]:
     return firsts.rows(), totals
 
 
+@pytest.mark.rotates(3)
 def test_each_backend_goes_on_from_the_checkpoints_of_the_others_after_a_kill(
     tmp_path: Path,
 ) -> None:

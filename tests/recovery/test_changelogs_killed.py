@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 KILLS, SEED, ROWS = 5, 20_262, 8_000
 
 WORKFLOW = f"""\
@@ -61,6 +63,7 @@ def finished(folder: Path) -> dict[str, list[Any]]:
         }
 
 
+@pytest.mark.rotates(3)
 def test_joins_and_aggregates_of_changelogs_killed_at_random_moments(tmp_path: Path) -> None:
     for name in ("undisturbed", "killed"):
         (tmp_path / name).mkdir()

@@ -128,6 +128,7 @@ def run_here(folder: Path, *, fresh: bool = False) -> DataFlareError | None:
         return error
 
 
+@pytest.mark.rotates(2)
 def test_each_damage_is_noticed_or_does_not_matter(killed: Path) -> None:
     outcomes: Counter[str] = Counter()
     for what, folder in damaged(killed):

@@ -6,12 +6,14 @@ import random
 import subprocess
 from pathlib import Path
 
+import pytest
 from harness import Sandbox, same
 
 KILLS = 50
 SEED = 20_131
 
 
+@pytest.mark.rotates(3)
 def test_fifty_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None:
     undisturbed = Sandbox(tmp_path / "undisturbed", rows=60_000, rate="")
     assert undisturbed.run() == 0

@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 import polars as pl
+import pytest
 from harness import Sandbox
 
 KILLS = 8
@@ -127,6 +128,7 @@ class CutSandbox(Sandbox):
         return False
 
 
+@pytest.mark.rotates(3)
 def test_parts_read_at_once_lose_and_double_nothing_when_the_run_is_killed(tmp_path: Path):
     sandbox, rng, died, resumed = CutSandbox(tmp_path / "run"), random.Random(SEED), 0, 0
     while died < KILLS:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import psycopg
+import pytest
 from servers import postgres as servers
 
 KILLS, SEED, ROWS = 25, 20_261, 30_000
@@ -113,6 +114,7 @@ class Folder:
         return {name: frame.sort(frame.columns) for name, frame in whole.items()}
 
 
+@pytest.mark.rotates(3)
 def test_windows_sessions_and_joins_killed_at_random_moments(tmp_path: Path) -> None:
     rng, died = random.Random(SEED), 0
     with servers.server() as server:

@@ -60,6 +60,18 @@ def test_what_is_used_up_says_how_many_attempts_there_were() -> None:
     assert calls.made == 3
 
 
+def test_no_try_begins_after_the_time_that_all_may_take() -> None:
+    calls = Calls(*(lost() for _ in range(9)))
+    with pytest.raises(SystemError_, match=r"it is gone \(after 4 attempts\)"):
+        calls.run(RetryPolicy(max_attempts=100, max_elapsed="8s", **STEADY))
+    assert calls.waits == [1.0, 2.0, 4.0]
+    # A system that asks for a longer wait than is left is not asked again.
+    calls = Calls(lost(60.0))
+    with pytest.raises(SystemError_, match=r"after 1 attempt\)"):
+        calls.run(RetryPolicy(max_elapsed="8s", **STEADY))
+    assert calls.waits == []
+
+
 def test_what_will_not_be_better_later_is_not_tried_again() -> None:
     calls = Calls(DataError("a bad row"))
     with pytest.raises(DataError, match=r"^a bad row$"):

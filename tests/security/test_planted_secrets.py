@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,41 @@ def test_a_planted_secret_is_not_found_in_anything_that_is_written(
     assert leaks(home, printed, errors) == []
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        f'{{"auth": "{CANARY}"}}',
+        f'{{"op": "login", "args": [{{"apiKey": "{CANARY}", "note": "a"}}]}}',
+        {"op": "auth", "args": {"auth": CANARY}},
+        f"AUTH me {CANARY}",
+        {"action": "login", "key": f"AK{CANARY}0000"},
+        f"PASS oauth:{CANARY}",
+        f"hello token={CANARY}",
+        f"{{'token': '{CANARY}', not JSON",
+    ],
+)
+def test_a_secret_in_a_message_to_a_server_is_not_shown(
+    message: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The config is on the line that errors quote."""
+    config = {"url": "ws://127.0.0.1:1", "timeout": "100ms", "subscribe": [message]}
+    (tmp_path / "w.yaml").write_text(f"""\
+name: subscribed
+settings: {{restart: {{attempts: 0}}}}
+sources:
+  s: {{type: websocket, config: {json.dumps(config)}, schema: {{id: int64}}, error_handling: {{retry_count: 0}}}}
+destinations:
+  o: {{type: blackhole, inputs: [s]}}
+""")
+    home = tmp_path / "home"
+    monkeypatch.setenv("DATAFLARE_HOME", str(home))
+    assert execute(["run", str(tmp_path / "w.yaml"), "--json"]) == 1
+    execute(["plan", str(tmp_path / "w.yaml")])
+    printed, errors = capfd.readouterr()
+    assert "127.0.0.1:1" in errors
+    assert leaks(home, printed, errors) == []
+
+
 def test_a_secret_in_the_address_of_a_destination_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +224,13 @@ def test_every_option_that_is_secret_by_its_name_is_masked() -> None:
         {"query": "select * from t where token_count = 5"},
         {"condition": "status = 'active'"},
         {"max_tokens": 4000, "password_file": "/run/secret"},
+        {
+            "subscribe": [
+                '{"op": "subscribe", "args": ["trades.BTC"]}',
+                "SUB orders",
+                {"key": "orders"},
+            ]
+        },
     ],
 )
 def test_what_is_no_secret_is_shown(config: Config) -> None:

@@ -181,3 +181,11 @@ def test_no_long_piece_of_a_secret_is_left(secret, data):
     shown = Redactor([secret]).redact_pieces(f'near "{piece.upper()}", {piece}!')
     for at in range(len(secret) - 5):
         assert secret[at : at + 6].lower() not in shown.lower()
+
+
+def test_a_line_whose_passwords_are_hidden_stays_as_long_as_it_is() -> None:
+    line = 'url: {connection_string: "postgres://u:hunter2hunter2@db/x", table: t}'
+    shown = mask_line(line)
+    assert "hunter2" not in shown
+    assert redact_connections(shown) == shown
+    assert len(shown) == len(line)

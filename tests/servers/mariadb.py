@@ -34,7 +34,7 @@ PASSWORD = "s3cret-Pass/w0rd@"
 _UNPRIVILEGED = "mysql"
 _SETTINGS = [
     "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=1", "--skip-name-resolve",
-    "--character-set-server=latin1", "--max-connections=80",
+    "--character-set-server=latin1", "--max-connections=80", "--log-bin=log", "--binlog-format=ROW", "--server-id=7",
 ]  # fmt: skip
 """latin1, as Debian's default once was: what DataFlare makes does not depend on it."""
 

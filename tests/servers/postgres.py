@@ -45,12 +45,13 @@ def find_binaries() -> Path | None:
 
 
 class PostgresServer(ABC):
-    """One server. `dsn()` says how to reach it. folder: on this machine, for what belongs to it."""
+    """One server. `dsn()` says how to reach it. folder: on this machine, for what belongs to it. wal_level: what it writes
+    to its log."""
 
     user = "tester"
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, wal_level: str) -> None:
+        self.folder, self.wal_level = folder, wal_level
         self.port = _free_port()
 
     def dsn(self, database: str = "postgres", *, user: str | None = None, **more: str) -> str:
@@ -110,8 +111,8 @@ class PostgresServer(ABC):
 class LocalPostgres(PostgresServer):
     """A process of this machine."""
 
-    def __init__(self, binaries: Path, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, binaries: Path, folder: Path, wal_level: str) -> None:
+        super().__init__(folder, wal_level)
         self.binaries = binaries
         self.data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
@@ -133,6 +134,7 @@ class LocalPostgres(PostgresServer):
                 f"listen_addresses = '127.0.0.1'\nport = {self.port}\n"
                 f"unix_socket_directories = '{self.folder}'\nfsync = on\n"
                 "shared_buffers = 64MB\nmax_connections = 50\nlc_messages = 'C'\n"
+                f"wal_level = {self.wal_level}\n"
             )
             file.writelines(f"{line}\n" for line in settings)
 
@@ -234,9 +236,13 @@ class LocalPostgres(PostgresServer):
 class ContainerPostgres(PostgresServer):
     """The service `postgres` of `compose.yaml`."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        variables = {"POSTGRES_PORT": str(self.port), "POSTGRES_PASSWORD": PASSWORD}
+    def __init__(self, folder: Path, wal_level: str) -> None:
+        super().__init__(folder, wal_level)
+        variables = {
+            "POSTGRES_PORT": str(self.port),
+            "POSTGRES_PASSWORD": PASSWORD,
+            "POSTGRES_WAL_LEVEL": wal_level,
+        }
         more = {"tmpfs": [f"/small:size={_SMALL},mode=1777"]}
         self._service = Service("postgres", folder, variables, more)
 
@@ -296,11 +302,15 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def server(*settings: str) -> Iterator[PostgresServer]:
+def server(*settings: str, wal_level: str = "logical") -> Iterator[PostgresServer]:
     """A running server in a new folder, removed afterwards. Raises pytest's own outcomes."""
     binaries = choose("PostgreSQL", find_binaries, "postgresql")
     folder = Path(tempfile.mkdtemp(prefix="dataflare-postgres-"))
-    made = ContainerPostgres(folder) if binaries is None else LocalPostgres(binaries, folder)
+    made: PostgresServer
+    if binaries is None:
+        made = ContainerPostgres(folder, wal_level)
+    else:
+        made = LocalPostgres(binaries, folder, wal_level)
     atexit.register(made.stop)
     try:
         made.create(*settings)

@@ -24,6 +24,8 @@ from dataflare.testing import (
 )
 from dataflare.testing.destinations import ROWS, DestinationUnderTest
 
+pytestmark = pytest.mark.rotates(2)
+
 Read = Callable[[Path], pl.DataFrame]
 
 

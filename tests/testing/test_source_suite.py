@@ -18,6 +18,8 @@ from dataflare.sdk.source import SourceConnector
 from dataflare.testing import SOURCE_LAWS, ScriptedSource, rows, source_of
 from dataflare.testing.sources import SourceUnderTest
 
+pytestmark = pytest.mark.rotates(2)
+
 FRAME = pl.DataFrame(
     {
         "id": range(50),

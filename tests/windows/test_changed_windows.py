@@ -19,6 +19,8 @@ from dataflare.model.event_time import NEVER
 from dataflare.state import slices as slices_module
 from dataflare.state.meanings import readable
 
+pytestmark = pytest.mark.rotates(2)
+
 TEXTS = {
     "n": "count(*)",
     "total": "sum(v)",

@@ -18,6 +18,8 @@ from dataflare.operators import window_panes as panes_module
 from dataflare.state import log as log_module
 from dataflare.state import slices as slices_module
 
+pytestmark = pytest.mark.rotates(2)
+
 Sizes = tuple[int, int, int]
 
 

@@ -23,7 +23,7 @@ error[E0103]: unknown key 'transform' in the workflow
   |
 4 | transform: {}
   | ^^^^^^^^^
-   = known keys: name, version, description, include, environments, params, settings, sources, transformations, destinations, tests
+   = known keys: name, version, description, include, environments, params, settings, sources, transformations, destinations, alerts, notifiers, tests
    = help: did you mean 'transformations'?
 """,
     ),

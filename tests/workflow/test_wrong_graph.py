@@ -203,7 +203,7 @@ error[E0103]: unknown key 'nam' in the workflow
   |
 1 | nam: w
   | ^^^
-   = known keys: name, version, description, include, environments, params, settings, sources, transformations, destinations, tests
+   = known keys: name, version, description, include, environments, params, settings, sources, transformations, destinations, alerts, notifiers, tests
    = help: did you mean 'name'?
 
 error[E0104]: missing key 'name' in the workflow

@@ -14,6 +14,9 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
+
+import xxhash
 
 from dataflare.errors import Retry, SystemError_, WorkflowError
 from dataflare.sdk.crashpoints import crash_point
@@ -25,6 +28,7 @@ TEMPORARY = ".tmp-"
 
 _WORKFLOW = re.compile(r"[a-z][a-z0-9_-]{0,62}", re.ASCII)
 _STEP = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
+_STEP_MAX = 200
 _NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -142,11 +146,19 @@ def make_state_folder(folder: Path) -> None:
 
 
 def check_step(step: str) -> str:
-    """Return the step's name if it can be the name of a folder. Raises WorkflowError (E0106)."""
-    if _STEP.fullmatch(step) is None or len(step) > 200:
+    """Return the name of a folder for a step: its own, with other characters of a table's name as %XX, and the
+    rest of a long table name as its checksum. Raises WorkflowError (E0106)."""
+    name, dot, table = step.partition(".")
+    if dot:
+        table = quote(table, safe="._-")
+    whole = f"{name}{dot}{table}"
+    if len(whole) > _STEP_MAX and table:
+        checksum = xxhash.xxh3_64_hexdigest(whole.encode())
+        whole = f"{whole[: _STEP_MAX - len(checksum) - 1]}%{checksum}"
+    if _STEP.fullmatch(name) is None or len(name) > _STEP_MAX:
         raise WorkflowError(
             f"'{step}' cannot name a step: letters, digits, '_' and '-', not beginning with a digit",
             code="E0106",
             help="give the step a name of this kind",
         )
-    return step
+    return whole

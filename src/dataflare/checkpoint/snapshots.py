@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from dataflare.errors import InternalError
 from dataflare.model.progress import Position, Split
 
-_CHUNK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*", re.ASCII)
+_CHUNK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=%~-]*", re.ASCII)
 
 
 class SplitState(Struct, frozen=True):

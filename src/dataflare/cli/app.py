@@ -21,28 +21,39 @@ from dataflare.cli.usage import usage_error
 
 _NAME, _COMPLETION = "dataflare", "_DATAFLARE_COMPLETE"
 
-_RUN, _LOOK_UP, _LOOK_BACK = "Workflows", "Reference", "What ran"
+_RUN, _LOOK_UP, _NOW, _LOOK_BACK = "Workflows", "Reference", "What runs", "What ran"
 _COMMANDS = {
     "init": _RUN,
     "run": _RUN,
     "validate": _RUN,
     "check": _RUN,
     "plan": _RUN,
+    "lineage": _RUN,
     "preview": _RUN,
+    "diff": _RUN,
+    "resync": _RUN,
     "test": _RUN,
     "convert": _RUN,
     "connectors": _LOOK_UP,
     "functions": _LOOK_UP,
     "schema": _LOOK_UP,
+    "mcp": _LOOK_UP,
+    "status": _NOW,
+    "top": _NOW,
+    "tap": _NOW,
+    "loglevel": _NOW,
+    "wait": _NOW,
+    "logs": _LOOK_BACK,
     "runs": _LOOK_BACK,
     "checkpoints": _LOOK_BACK,
     "savepoint": _LOOK_BACK,
     "state": _LOOK_BACK,
     "dlq": _LOOK_BACK,
+    "cdc": _LOOK_BACK,
 }
 """Each command (a module of this room), with its panel in the help."""
 _BOXES_MIN = 76
-_ENTRIES = {"test": "run_tests", "dlq": "app", "checkpoints": "app", "state": "app"}
+_ENTRIES = {"test": "run_tests", "dlq": "app", "cdc": "app", "checkpoints": "app", "state": "app"}
 """The entry point of a module, if it is not a function with the command's name."""
 
 

@@ -42,6 +42,10 @@ def discover(
     tables.print_table(("name", "kind", "rows", "columns"), rows, right=("rows",))
     if found.left_out:
         terminal.say(f"{found.left_out:,} more: give patterns, or raise --limit")
+    for name, others in found.elsewhere.items():
+        terminal.say(
+            f"'{name}' is not a table of the default schema; other schemas have {', '.join(others)}"
+        )
     if write is not None:
         terminal.say(f"wrote {write}")
     return 0

@@ -137,8 +137,14 @@ def replay(
     if json:
         answers.print_json(_replayed_json(workflow, outcome, waiting), indent=False)
     else:
-        again = f", {outcome.failed:,} of them were refused again" if outcome.failed else ""
-        print(f"{human.counted(outcome.rows, 'row')} replayed{again}; {waiting:,} waiting")
+        rows = human.counted(outcome.rows, "row")
+        done = f"{rows} replayed"
+        if outcome.failed:
+            done = f"{rows} tried again, {human.counted(outcome.failed, 'refusal')}"
+            terminal.print_warning(
+                f"what was refused again is a new letter: `dataflare dlq show {workflow}` says why"
+            )
+        print(f"{done}; {waiting:,} waiting")
     return outcome.exit_status
 
 

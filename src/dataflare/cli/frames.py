@@ -24,7 +24,7 @@ def write_ndjson(frame: pl.DataFrame) -> None:
     sys.stdout.write(NdjsonText().encode(frame).decode())
 
 
-def print_frame(frame: pl.DataFrame) -> None:
+def print_frame(frame: pl.DataFrame, *, count: bool = True) -> None:
     """Print a table with the type of each column under its name. It is transposed if it is wider than
     the terminal."""
     from dataflare.formats.text_write import for_python
@@ -39,8 +39,9 @@ def print_frame(frame: pl.DataFrame) -> None:
         tables.print_table(headings, rows, right=numbers)
     else:
         _print_turned(types, rows, width)
-    print()
-    print(human.counted(frame.height, "row"))
+    if count:
+        print()
+        print(human.counted(frame.height, "row"))
 
 
 def _print_turned(types: dict[str, str], rows: list[list[str]], width: int) -> None:

@@ -93,6 +93,10 @@ class LiveView(Notices):
                 self.live.stop()
 
     def listen(self, progress: Any) -> None:
+        for name in progress.steps.keys() - self.kinds.keys():
+            family = name.partition(".")[0]
+            if family in self.kinds:  # one table of a source of many
+                self.kinds[name], self.meters[name] = self.kinds[family], Meter()
         for name, meter in self.meters.items():
             step = progress.steps.get(name)
             if step is not None:
@@ -121,6 +125,8 @@ class LiveView(Notices):
             facts.append(f"{human.counted(progress.checkpoints, 'checkpoint')}{last}")
         if progress.watermark:
             facts.append(f"event time {progress.watermark}")
+        if progress.kept_bytes:
+            facts.append(f"{human.size(progress.kept_bytes)} of the log kept")
         if progress.backlog_rows:
             facts.append(f"{human.count(progress.backlog_rows)} rows behind")
         return Text.assemble((self.name, "bold"), "  ", ("  ".join(facts), "dim"))

@@ -52,6 +52,7 @@ def plan(
 
     home = common.home_of(file)
     workflow_plan = make_plan(workflow, home=home)
+    workflow = workflow_plan.workflow
     if against is not None:
         return _print_changes(workflow, workflow_plan, home, against, json)
     view = workflow_plan.view(workflow_plan.count_splits(), workflow_plan.listing_notes(home))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct, field
 
-from dataflare.cli import answers, common, process, terminal
+from dataflare.cli import answers, common, observing, process, terminal
 from dataflare.cli.progress import Progress
 from dataflare.cli.usage import bad_usage
 from dataflare.errors import DataFlareError
@@ -59,6 +59,22 @@ def run(
         str | None,
         typer.Option("--for", metavar="DURATION", help="Stop after this long, with a checkpoint."),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="HOST:PORT",
+            help="Serve /metrics for Prometheus, /health/live and /health/ready there while it runs.",
+        ),
+    ] = None,
+    otlp: Annotated[
+        str | None,
+        typer.Option(
+            "--otlp",
+            metavar="URL",
+            help="Push metrics and traces to a collector of OpenTelemetry, http://HOST:4318 or grpc://HOST:4317.",
+        ),
+    ] = None,
     json: common.Json = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress and no summary.")
@@ -78,6 +94,8 @@ def run(
         quiet,
         adopt=adopt,
         savepoint=from_,
+        metrics=metrics,
+        otlp=otlp,
     )
     if from_ is not None and (fresh or adopt):
         raise bad_usage("--from cannot be used with --fresh or --adopt", "dataflare run")
@@ -101,6 +119,8 @@ class Request(Struct):
     quiet: bool
     adopt: bool = False
     savepoint: str | None = None
+    metrics: str | None = None
+    otlp: str | None = None
     workflow: Workflow | None = None
     shown_notices: set[str] = field(default_factory=set)
 
@@ -116,6 +136,7 @@ class Request(Struct):
         from dataflare.jobs import RunOptions, run
 
         home = common.home_of(self.file)
+        observers = observing.observers(home, self.metrics, self.otlp)
         for warning in move_old_state(home, self.workflow.name, self.file):
             terminal.print_warning(warning)
         with ExitStack() as view_stack:
@@ -140,6 +161,7 @@ class Request(Struct):
                 listener=progress.listen,
                 tell=tell_alone,
                 end=lambda result: process.end(status),
+                observers=observers,
             )
             return run(self.workflow, options)
 
@@ -197,6 +219,8 @@ def failure(
         "written": {},
         "warnings": [],
         "notes": [],
+        "times": {},
+        "slowest": None,
         **answers.failure(error),
     }
 

@@ -7,7 +7,7 @@ line.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _SIGNS = {"finished": ("✔", "green"), "failed": ("✘", "red")}
 _NAMED_MAX = 3
+_SLOW_S = 2.0
+"""Of a run that takes less, the slowest step is not named."""
+_LINES_MAX = 40
 _ENDINGS = {
     "finished": "finished in {}",
     "failed": "failed after {}",
@@ -39,15 +42,23 @@ def print_summary(result: RunResult, workflow: Workflow) -> None:
 def one_line(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) -> str:
     """`flights: finished in 1.93 s, 336,776 rows read, 16 rows written to out.parquet`."""
     facts = [_ending(result)]
-    counts = [rows_read_of(steps, name) for name in common.streamed_sources(workflow)]
+    counts = [
+        rows_read_of(steps, each)
+        for name in common.streamed_sources(workflow)
+        for each in tables_of(name, steps)
+    ]
     if None not in counts:
         rows_read = sum(rows for rows in counts if rows is not None)
         facts.append(f"{human.counted(rows_read, 'row')} read")
     for name in list(workflow.destinations)[:_NAMED_MAX]:
-        rows = rows_written_of(steps, name)
+        tables = tables_of(name, steps)
+        rows = _sum(rows_written_of(steps, each) for each in tables)
         written = "written" if rows is None else f"{human.counted(rows, 'row')} written"
-        facts.append(f"{written} to {where(name, result.published.get(name, {}))}")
-        if deleted := _count(steps, name, "deleted"):
+        place = where(name, result.published.get(name, {}))
+        if tables != [name]:
+            place = f"{human.counted(len(tables), 'table')} of {name}"
+        facts.append(f"{written} to {place}")
+        if deleted := _sum(_count(steps, each, "deleted") for each in tables):
             facts.append(f"{human.counted(deleted, 'row')} deleted there")
     more = len(workflow.destinations) - _NAMED_MAX
     if more > 0:
@@ -57,9 +68,23 @@ def one_line(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) ->
         for written, rows in _losses(steps).items()
     ]
     facts += result.notes
+    if result.slowest and result.duration_s >= _SLOW_S:
+        facts.append(f"slowest step {result.slowest}")
     if result.status in ("stopped", "interrupted"):
         facts.append("the same command resumes from the last checkpoint")
     return f"{workflow.name}: {', '.join(facts)}"
+
+
+def tables_of(name: str, steps: Mapping[str, Any]) -> list[str]:
+    """The names under which a step is counted: its own, or one for each of its tables."""
+    tables = [each for each in steps if each.startswith(f"{name}.")]
+    return tables or [name]
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """The sum; None if a part of it is unknown."""
+    known = list(counts)
+    return None if None in known else sum(rows for rows in known if rows is not None)
 
 
 def _print_lines(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]) -> None:
@@ -75,9 +100,16 @@ def _print_lines(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]
     columns: tuple[JustifyMethod, ...] = ("left", "left", "right", "left")
     for justify in columns:
         table.add_column(justify=justify)
-    for verb, name, rows, more in _rows(result, workflow, steps):
+    lines = list(_rows(result, workflow, steps))
+    for verb, name, rows, more in lines[:_LINES_MAX]:
         table.add_row(Text(f"  {verb}", "dim"), name, f"{rows} rows", Text(more, "dim"))
     console.print(table)
+    if len(lines) > _LINES_MAX:
+        console.print(
+            Text(f"  and {len(lines) - _LINES_MAX} more lines: run --json has all", "dim")
+        )
+    if result.slowest and result.duration_s >= _SLOW_S:
+        console.print(Text(f"  slowest step {result.slowest}", "dim"))
     for line in [*result.notes, *_next(result, workflow)]:
         console.print(Text(f"  {line}", "dim"))
 
@@ -85,11 +117,12 @@ def _print_lines(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]
 def _rows(
     result: RunResult, workflow: Workflow, steps: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, str, str]]:
-    for name in common.streamed_sources(workflow):
+    sources = [t for name in common.streamed_sources(workflow) for t in tables_of(name, steps)]
+    for name in sources:
         rows = rows_read_of(steps, name)
         speed = rows / result.duration_s if rows and result.duration_s else None
         yield "read", name, human.count(rows), human.rate(speed) if speed else ""
-    for name in workflow.destinations:
+    for name in [t for step in workflow.destinations for t in tables_of(step, steps)]:
         published = result.published.get(name, {})
         size = f" ({human.size(published['bytes'])})" if published.get("bytes") else ""
         place = where(name, published)
@@ -115,7 +148,7 @@ def where(name: str, published: Mapping[str, Any]) -> str:
     """Where a destination's rows are: `table t in shop.db`, a path, or the destination's name."""
     path, table = published.get("path"), published.get("table")
     shown_path = _near(str(path)) if path else None
-    if table:
+    if table and table != path:
         return f"table {table} in {shown_path}" if shown_path else f"table {table}"
     return shown_path or name
 

@@ -8,10 +8,7 @@ from typing import Any
 from dataflare.errors import WorkflowError, did_you_mean
 
 USAGE = "E0120"
-_LATER = {
-    *("deploy", "logs", "pause", "resume", "server", "start", "status"),
-    *("stop", "top"),
-}
+_LATER = {"deploy", "pause", "resume", "server", "start", "stop"}
 """Commands of the format that this version does not have yet. They are refused by name."""
 
 

@@ -37,7 +37,12 @@ nowhere:
 
     def capabilities(self) -> DestinationCapabilities:
         return DestinationCapabilities(
-            Delivery.FLEETING, "nothing is kept", parallel=True, changelog=True, local=True
+            Delivery.FLEETING,
+            "nothing is kept",
+            parallel=True,
+            changelog=True,
+            truncates=True,
+            local=True,
         )
 
     async def open(

@@ -276,6 +276,7 @@ totals:
             "rows and epoch become visible together, as long as the process lives",
             parallel=True,
             changelog=True,
+            truncates=True,
             local=True,
         )
 

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import polars as pl
 from msgspec import Struct
@@ -78,7 +77,7 @@ class AskedTable:
             got, errors = self._wait_for(asked)
             got = self._conformed(got)
             for place, error in errors.items():
-                is_key = self._has_key(pairs, asked.row(place, named=True))
+                is_key = self._has_key(pairs, asked[[place]])
                 refused.append(Refused(frame.filter(is_key), error.message, error.code))
                 frame = frame.filter(~is_key)
             if errors:
@@ -87,10 +86,10 @@ class AskedTable:
             known = pl.concat([known, got])
         return Answers(frame, known, KeyIndex(known, self._lookup.remote_keys), refused)
 
-    def _has_key(self, pairs: Mapping[str, str], key: Mapping[str, Any]) -> pl.Expr:
-        """Which rows of a batch have this key. pairs: the batch's column of each part. Never NULL."""
+    def _has_key(self, pairs: Mapping[str, str], key: pl.DataFrame) -> pl.Expr:
+        """Which rows of a batch have this key. pairs: the batch's column of each part. key: its only row. Never NULL."""
         return pl.all_horizontal(
-            (pl.col(column).cast(self._schema[remote]) == pl.lit(key[remote], self._schema[remote]))
+            (pl.col(column).cast(self._schema[remote]) == pl.lit(key[remote]).first())
             for remote, column in pairs.items()
         ).fill_null(False)
 

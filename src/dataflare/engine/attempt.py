@@ -24,7 +24,10 @@ from dataflare.engine.discovery import Finder, interval_of
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pool import SPARE_THREADS, WorkerPool
 from dataflare.engine.row_errors import RowErrors
+from dataflare.engine.taps import Taps
 from dataflare.engine.task import Task
+from dataflare.observability.times import StageTimes
+from dataflare.observability.view import EdgeView, StageView
 from dataflare.planner.physical import PhysicalPlan, Stage
 from dataflare.resilience.retry import Retries, Retrying
 from dataflare.sdk.destination import Committer
@@ -35,8 +38,15 @@ if TYPE_CHECKING:
     from dataflare.workflow.settings import Settings
 
 
+_REST = 0.25
+"""Checkpoints begin an interval apart; behind one that takes long, this share of the interval is without one."""
 _SPREAD = 0.1
 """The first checkpoint of an attempt is later by up to this share of the interval."""
+
+
+def pause(interval: float, took: float) -> float:
+    """The seconds from the end of a checkpoint to the beginning of the next one."""
+    return max(interval - took, interval * _REST)
 
 
 class Start(Struct, frozen=True):
@@ -79,7 +89,15 @@ class Attempt:
         self.plan, self.settings, self.start, self.store = plan, settings, start, store
         self.metrics, self.committers = metrics, committers
         self.pool = WorkerPool(settings.resources.threads + SPARE_THREADS)
-        self.errors = RowErrors(policies)
+        of_streams = {stream: source for source, names in plan.streams.items() for stream in names}
+        metrics.add_streams(of_streams)
+        like_source = {stream: policies[source] for stream, source in of_streams.items()}
+        options = {
+            stage.name: frozenset(stage.source.Config.model_fields)
+            for stage in plan.stages
+            if stage.source is not None
+        }
+        self.errors = RowErrors({**policies, **like_source}, options)
         self.retries = retries or Retries()
         self.coordinator: Coordinator | None = None
         self._scratch = scratch or store.scratch
@@ -94,6 +112,45 @@ class Attempt:
     @property
     def backlog_rows(self) -> int:
         return sum(task.inbox.queued_rows for task in self.tasks)
+
+    @property
+    def taps(self) -> Taps:
+        """Looks at the rows on its edges. Those of an attempt that is not built yet see nothing."""
+        return self._worker.taps if self._worker is not None else Taps()
+
+    def stages(self) -> list[StageView]:
+        """The stages, and what their tasks do."""
+        times = self.metrics.times.stages()
+        views = {}
+        for stage in self.plan.stages:
+            known = times.get(stage.name, StageTimes())
+            kind = "source" if stage.source else "destination" if stage.destination else "operator"
+            views[stage.id] = StageView(
+                stage.name,
+                kind,
+                stage.steps,
+                stage.parallelism,
+                known.alive,
+                known.spent,
+            )
+        for task in self.tasks:
+            view = views[task.spec.stage.id]
+            view.queued_rows += task.inbox.queued_rows
+            if self._worker is not None:
+                view.state_bytes += self._worker.budget.state_bytes.get(task.id, 0)
+        return list(views.values())
+
+    def edges(self) -> list[EdgeView]:
+        """The edges, and how many rows went over them in this attempt."""
+        names = {stage.id: stage.name for stage in self.plan.stages}
+        sent: dict[int, int] = {}
+        for task in self.tasks:
+            for edge, rows in task.rows_sent.items():
+                sent[edge] = sent.get(edge, 0) + rows
+        return [
+            EdgeView(names[e.from_stage], names[e.to_stage], e.exchange, sent.get(e.id, 0))
+            for e in self.plan.edges
+        ]
 
     async def checkpoint_now(self) -> Manifest | None:
         """Take a checkpoint, as soon as the one that is being taken is done. None if this run takes none
@@ -144,11 +201,13 @@ class Attempt:
                 await completed(coordinator.settle(at_once=cancelled))
         finally:
             if self._worker is not None:
+                self._worker.taps.end()
                 await completed(self._worker.aclose())
 
     async def _lead(self, coordinator: Coordinator, stop: asyncio.Event) -> Ending:
         """Cut epochs until the end. Raises FieldsAppeared for fields that the plan has no columns for."""
         interval = self.settings.checkpoint.interval
+        clock = asyncio.get_running_loop().time
         # Jobs that start together must not cut together for ever: each cut takes the event loop 0.5 ms.
         next_s = interval * (1 + _SPREAD * random.random())
         ended = asyncio.ensure_future(coordinator.all_ended.wait())
@@ -163,7 +222,7 @@ class Attempt:
                     timeout=None if self.plan.commits_wait else next_s,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                next_s = interval
+                began = clock()
                 if ended.done():
                     return Ending(True, await coordinator.checkpoint(final=True))
                 if stopped.done():
@@ -184,6 +243,7 @@ class Attempt:
                 for future in asked:
                     if not future.done():
                         future.set_result(manifest)
+                next_s = pause(interval, clock() - began)
         except CannotCut:
             # New fields stand inside a transaction: what was read of it is read again.
             raise new_fields.appeared(coordinator.new_fields) from None
@@ -223,6 +283,7 @@ class Attempt:
             followers=await self._followers(sources),
             discovering=looks.keys(),
             wants_checkpoint=None if self.plan.commits_wait else self._wanted.set,
+            stats=self.metrics.checkpoints,
         )
         for stage in self.plan.stages:
             if stage.name in looks:

@@ -3,6 +3,7 @@
 Always true:
 - messages of one channel arrive in the order they were sent;
 - batches cost credit in rows and bytes; marks cost none and are put in at once;
+- small batches that wait for a reader which joins them come out as one, in their order, but never with those behind a mark;
 - a channel whose reader needs no more rows takes none, and tells its writer;
 - a batch is handed over in place only while the reader has nothing else to do and nothing else to read: the reader
   is called by the writer's task, and what arrives meanwhile waits until it returns.
@@ -15,10 +16,14 @@ import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
+import polars as pl
+
 from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.gate import Event, GateState, Rows
+from dataflare.engine.pool import INLINE_ROWS
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Mark
+from dataflare.sdk.tracing import joined_traces
 
 
 class MemoryBudget:
@@ -53,7 +58,11 @@ class MemoryBudget:
 
 
 class Receiver(Protocol):
-    """The task that reads an inbox, where the task in front of it may call it."""
+    """The task that reads an inbox, where the task in front of it may call it. joins_batches: it takes small batches that
+    wait for it as one."""
+
+    @property
+    def joins_batches(self) -> bool: ...
 
     def takes_at_once(self, batch: SharedDataBatch) -> bool:
         """Whether to process the batch mostly needs no waiting."""
@@ -167,12 +176,34 @@ class Inbox:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
             event = self.gate.next()
+        if (
+            type(event) is Rows
+            and event.batch.num_rows < INLINE_ROWS
+            and self.receiver is not None
+            and self.receiver.joins_batches
+        ):
+            return self._with_following(event)
         return event
+
+    def _with_following(self, rows: Rows) -> Rows:
+        """A small batch and those that wait behind it, as one: most of what a small batch costs does not depend on its
+        rows, so a reader that falls behind gets larger ones and catches up."""
+        most = min(INLINE_ROWS, self._controller.timely_rows(self.task) or INLINE_ROWS)
+        more = self.gate.more_rows(rows, most - rows.batch.num_rows)
+        if not more:
+            return rows
+        parts = ((rows.channel, rows.batch), *more)
+        frame = pl.concat([batch.frame for _, batch in parts], rechunk=True)
+        oldest_s = min(batch.read_at_s for _, batch in parts)
+        traced = joined_traces(batch.traced for _, batch in parts)
+        joined = SharedDataBatch(frame, read_at_s=oldest_s, traced=traced)
+        return Rows(rows.port, joined, rows.channel, parts)
 
     def done(self, rows: Rows, seconds: float) -> None:
         """The batch has been processed: its credit goes back to the writers. seconds: the work it took."""
         self._controller.report_processing(self.task, rows.batch.num_rows, seconds)
-        self._returned(self.channels[rows.channel], rows.batch)
+        for channel, batch in rows.parts or ((rows.channel, rows.batch),):
+            self._returned(self.channels[channel], batch)
 
     def cancel(self, port: int) -> None:
         """No more rows of an input are needed. Those that wait are dropped."""

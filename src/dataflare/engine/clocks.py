@@ -25,17 +25,19 @@ class SplitClock:
     def __init__(self, stamp: Stamp | None, drift: Drift, reader: str) -> None:
         self.stamp = stamp if stamp is not None and stamp.streaming else None
         self.event_time_us: int | None = None
+        self.holds = False
+        """Whether the rows that come now move no time, and are not late: they were there before the log."""
         self._drift, self._reader = drift, reader
 
     def begin(self, event_time_us: int | None) -> None:
         """A split was opened. event_time_us: what was read of it before."""
-        self.event_time_us = event_time_us
+        self.event_time_us, self.holds = event_time_us, False
         if self.stamp is not None:
             self._drift.report(self._reader, self.watermark_us)
 
     def end(self) -> None:
         """The split is not read any more."""
-        self.event_time_us = None
+        self.event_time_us, self.holds = None, False
         self._drift.leave(self._reader)
 
     @property
@@ -55,11 +57,13 @@ class SplitClock:
         seen = pl.max_horizontal(pl.col(WATERMARK_COLUMN), pl.lit(before, pl.Int64))
         # A row that an operator made of nothing, without a watermark, has that of its own time.
         lifted = (seen - late_us).alias(WATERMARK_COLUMN)
+        if self.holds:
+            lifted = pl.lit(NEVER, pl.Int64).alias(WATERMARK_COLUMN)
         outcome.frames = [
             (edge, frame.with_columns(lifted) if WATERMARK_COLUMN in frame.columns else frame)
             for edge, frame in outcome.frames
         ]
-        if outcome.event_time_us is None:
+        if outcome.event_time_us is None or self.holds:
             return self.event_time_us
         return max(before, outcome.event_time_us)
 

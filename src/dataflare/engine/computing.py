@@ -1,10 +1,11 @@
 """What a source's task does with a chunk or a batch: its chain, rows that could not be read, new fields.
 
-Called on the worker pool. Holds nothing of a chunk.
+Called on the worker pool, or at once for few rows. Holds nothing of a chunk.
 """
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from msgspec import Struct
 
 from dataflare.engine import new_fields
 from dataflare.engine.new_fields import Place
+from dataflare.engine.pool import INLINE_BYTES, INLINE_ROWS, WorkerPool
 from dataflare.engine.segments import Given, Outcome, SegmentRunner, broken_data
 from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
 from dataflare.model.batch import SharedDataBatch
@@ -34,11 +36,33 @@ class Computing:
     """
 
     def __init__(
-        self, step: str, runner: SegmentRunner, run_key: int, schema_change: str | None
+        self,
+        step: str,
+        runner: SegmentRunner,
+        run_key: int,
+        schema_change: str | None,
+        split: Callable[[], str],
     ) -> None:
-        self.step, self.runner, self.split = step, runner, ""
+        self.step, self.runner, self._split = step, runner, split
         self._run_key, self._schema_change = run_key, schema_change
         self._failures = 0
+
+    def start(
+        self, chunk: Chunk, pool: WorkerPool, *, others: bool = False
+    ) -> asyncio.Future[Outcome]:
+        """Begin with a chunk. One of few rows in memory costs less than to hand it to another thread, which waits for its
+        turn on a busy machine: it is done when this returns. others: chunks before it are under way, and what decodes
+        them may serve one thread at a time."""
+        memory = chunk.in_memory
+        at_once = memory is not None and not others and pool.is_inline(memory.rows_max)
+        if not at_once or self.runner.calls_out or chunk.num_bytes > INLINE_BYTES:
+            return pool.submit(self.chunk, chunk)
+        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        try:
+            done.set_result(self.chunk(chunk))
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
     def chunk(self, chunk: Chunk) -> Outcome:
         """A chunk through the chain."""
@@ -62,16 +86,29 @@ class Computing:
     def _run(self, chunk: Chunk) -> Outcome:
         """The quick way. Raises a Polars error for a chunk with bad rows."""
         ignored = Outcome()
+        frame: pl.LazyFrame | pl.DataFrame
         if self._schema_change is None or chunk.watched is None:
             frame = chunk.scan()
         else:
             frame, found = chunk.watched()
             if found is not None and self._decide(found, chunk.place, ignored):
                 return self._salvaged(chunk, found)
-        frame = self._with_needs(frame, chunk.key)
+        memory = chunk.in_memory
+        if memory is not None and memory.rows_max < INLINE_ROWS:
+            frame = memory.rows()
+            if self.runner.needs:
+                frame = self._with_needs(frame.lazy(), chunk.key).collect(engine="in-memory")
+        else:
+            frame = self._with_needs(frame, chunk.key)
         original = lambda: chunk.scan().collect(engine="streaming")  # noqa: E731
         given = Given(
-            frame, chunk.count(), original, chunk.place, source=self.step, texts=chunk.texts
+            frame,
+            chunk.count(),
+            original,
+            chunk.place,
+            source=self.step,
+            texts=chunk.texts,
+            originals=chunk.originals,
         )
         outcome = self.runner.run(given)
         outcome.left_out += ignored.left_out
@@ -110,10 +147,11 @@ class Computing:
         fresh = Outcome()
         takes_out = found is not None and self._decide(found, chunk.place, fresh)
         saved = parted()
-        self.runner.errors.unread(self.step, saved.bad, fresh)
+        unread = partial(self.runner.errors.unread, self.step, originals=chunk.originals)
+        unread(saved.bad, fresh)
         if found is not None and takes_out:
             saved = new_fields.letters(found, saved, chunk.place)
-            self.runner.errors.unread(self.step, saved.bad, fresh, policy="dead_letter")
+            unread(saved.bad, fresh, policy="dead_letter")
         lazy = self._with_needs(saved.good.lazy(), chunk.key)
         given = Given(
             lazy.collect(engine="in-memory"),
@@ -123,6 +161,7 @@ class Computing:
             saved.good_rows,
             self.step,
             chunk.texts,
+            chunk.originals,
         )
         outcome = self.runner.run(given)
         outcome.failed[:0] = fresh.failed
@@ -138,7 +177,7 @@ class Computing:
             now = datetime.datetime.now(datetime.UTC)
             frame = frame.with_columns(pl.lit(now, pl.Datetime("us", "UTC")).alias(NOW_COLUMN))
         if ROWKEY_COLUMN in needs:
-            base = mix_int(self._run_key ^ mix_int(hash_text(self.split)) ^ mix_int(key))
+            base = mix_int(self._run_key ^ mix_int(hash_text(self._split())) ^ mix_int(key))
             frame = (
                 frame.with_row_index("__dataflare_n")
                 .with_columns(
@@ -177,6 +216,7 @@ class Rows(Struct, frozen=True):
     key: int
     place: Place | None
     texts: None = None
+    originals: None = None
 
 
 def _scanned(chunk: Chunk) -> Salvaged:

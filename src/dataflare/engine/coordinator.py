@@ -13,6 +13,7 @@ import asyncio
 import datetime
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Protocol
 
@@ -37,9 +38,11 @@ from dataflare.engine.split_queue import SplitQueue
 from dataflare.errors import CheckpointError, Retry
 from dataflare.model.new_fields import NewFields
 from dataflare.model.progress import Barrier, Position, Split
+from dataflare.observability.view import CheckpointView
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, Committer, Epoch
 from dataflare.sdk.source import KnownSplits
+from dataflare.sdk.tracing import below, inside, tracer
 
 _SETTLE_S = 10.0
 
@@ -55,13 +58,6 @@ class Identity(Struct, frozen=True):
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     workflow: str = ""
     types: Mapping[str, str] = field(default_factory=dict)
-
-
-class CheckpointStats(Struct):
-    completed: int = 0
-    last_bytes: int = 0
-    last_s: float | None = None
-    last_epoch: int | None = None
 
 
 Follower = Callable[[Mapping[str, Position]], Awaitable[None]]
@@ -101,7 +97,7 @@ class Coordinator:
     each epoch that is to happen, and that every destination has. followers: by source, told of the
     positions that every destination has. discovering: the sources that find splits while they are read.
 
-    finders: what looks for these splits. wants_checkpoint: asks for one now; None where the run takes none
+    stats: counts the checkpoints. finders: what looks for these splits. wants_checkpoint: asks for one now; None where the run takes none
     before its end."""
 
     def __init__(
@@ -124,11 +120,12 @@ class Coordinator:
         followers: Mapping[str, Follower] = MappingProxyType({}),
         discovering: Set[str] = frozenset(),
         wants_checkpoint: Callable[[], None] | None = None,
+        stats: CheckpointView | None = None,
     ) -> None:
         self.identity, self.store, self.pool = identity, store, pool
         self.epoch = epoch
         self.sources, self.committers = sources, committers
-        self.stats = CheckpointStats()
+        self.stats = stats or CheckpointView()
         self.members: dict[str, Member] = {}
         self.all_ended = asyncio.Event()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -171,7 +168,7 @@ class Coordinator:
 
     def fail(self, failure: Fail) -> None:
         if failure.new_fields:
-            step = self.members[failure.task].spec.stage.name
+            step = failure.step or self.members[failure.task].spec.stage.name
             self.new_fields.setdefault(step, []).extend(failure.new_fields)
             self.fields_appeared.set()
             if not failure.may_cut:
@@ -259,11 +256,23 @@ class Coordinator:
         CheckpointError (E0705) when it takes too long, and CannotCut."""
         before = {source: len(self.sources[source].done) for source in self.finders}
         async with self._cutting:
-            manifest = await self._checkpoint(final=final, stops=stops)
+            try:
+                with self._traced():
+                    manifest = await self._checkpoint(final=final, stops=stops)
+            except Exception as error:
+                self.stats.failed += not isinstance(error, CannotCut)
+                raise
         for source, finder in self.finders.items():
             if before[source] < len(self.sources[source].done) == len(self._queues[source].known):
                 finder.wake()
         return manifest
+
+    def _traced(self) -> AbstractContextManager[object]:
+        """A span, of which commits are a part."""
+        made = tracer()
+        if made is None:
+            return nullcontext()
+        return inside(made.begin("checkpoint", attributes={"epoch": self.epoch + 1}))
 
     async def _checkpoint(self, *, final: bool, stops: bool) -> Manifest:
         if self._stands_uncut:
@@ -277,8 +286,9 @@ class Coordinator:
         self._look()
         try:
             # `wait_for` of Python 3.11 loses a cancellation that comes when the wait is over.
-            async with asyncio.timeout(self._timeout_s):
-                await pending.whole.wait()
+            with below("cut"):
+                async with asyncio.timeout(self._timeout_s):
+                    await pending.whole.wait()
         except TimeoutError:
             raise self._too_slow(pending) from None
         if self._stands_uncut:
@@ -289,17 +299,16 @@ class Coordinator:
         manifest = self._manifest(pending)
         crash_point("engine.before_manifest")
         self._storing = self.pool.submit(self._store, manifest)
-        await asyncio.shield(self._storing)
+        with below("store"):
+            await asyncio.shield(self._storing)
         crash_point("engine.after_manifest")
         self.epoch = barrier.epoch
         self._pending = None
-        self._committing = asyncio.ensure_future(self._commit(manifest, pending.shares))
-        await asyncio.shield(self._committing)
-        self.stats.completed += 1
-        self.stats.last_epoch = manifest.epoch
-        self.stats.last_bytes = sum(chunk.num_bytes for chunk in manifest.chunks.values())
-        self.stats.last_bytes += len(manifest.to_text())
-        self.stats.last_s = asyncio.get_running_loop().time() - started
+        with below("commit"):
+            self._committing = asyncio.ensure_future(self._commit(manifest, pending.shares))
+            await asyncio.shield(self._committing)
+        size = sum(chunk.num_bytes for chunk in manifest.chunks.values()) + len(manifest.to_text())
+        self.stats.add(manifest.epoch, asyncio.get_running_loop().time() - started, size)
         self._collecting = self.pool.submit(self._collect)
         await asyncio.shield(self._collecting)
         return manifest

@@ -34,6 +34,7 @@ from dataflare.engine.queries import LookupTables
 from dataflare.engine.reading import Reading
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.segments import SegmentRunner
+from dataflare.engine.taps import Taps
 from dataflare.engine.task import Body, Output, Task
 from dataflare.engine.writing import Writing
 from dataflare.planner.physical import PhysicalPlan, Segment, Stage
@@ -185,7 +186,9 @@ class Worker:
         )
         self.budget = MemoryBudget(settings.resources.memory, self.controller)
         self.tasks: list[Task] = []
+        self.taps = Taps()
         self._drift = Drift()
+        self._turns: dict[str, asyncio.Semaphore] = {}
         self._specs: list[Deploy] = []
         self._inboxes: dict[str, Inbox] = {}
         self._tables: dict[int, LookupTables] = {}
@@ -255,8 +258,9 @@ class Worker:
             outputs=outputs,
             inbox=self._inboxes[spec.task],
             pool=pool,
-            metrics=self.metrics.of_task(),
+            metrics=self.metrics.of_task(spec.stage.name),
             control=self.control,
+            taps=self.taps,
             letters=partial(letters, run_id=self.identity.run_id, attempt=self.identity.attempt),
         )
 
@@ -283,9 +287,10 @@ class Worker:
         assert stage.source is not None
         watched = stage.name in self.plan.watched
         readers = sum(s.parallelism for s in self.plan.stages if s.source is not None)
+        bodies = {None: stage.body} if stage.body else stage.sides
         return Reading(
             stage.source,
-            self._runner(stage),
+            {name: self._runner(stage, body) for name, body in bodies.items()},
             self._batcher(),
             self.retries.of(stage.name),
             run_key=hash_text(self.identity.run_id),
@@ -293,7 +298,15 @@ class Worker:
             schema_change=self.settings.schema_change if watched else None,
             flying_bytes_max=int(self.settings.resources.memory * _FLYING_SHARE / readers),
             drift=self._drift,
+            turns=self._turns_of(stage),
         )
+
+    def _turns_of(self, stage: Stage) -> asyncio.Semaphore | None:
+        """What a reader of one table of many takes before it reads a split."""
+        if stage.turns is None:
+            return None
+        at_once = max(1, self.settings.parallelism)
+        return self._turns.setdefault(stage.turns, asyncio.Semaphore(at_once))
 
     async def _operating(self, spec: Deploy) -> Operating:
         stage = spec.stage
@@ -330,8 +343,8 @@ class Worker:
         """What runs a chain of a stage. body: that behind the main output by default."""
         body = body or stage.body
         assert body is not None
-        # Sources and stateful steps count their own rows.
-        heads = frozenset(s.name for s in self.plan.stages if s.destination is None)
+        # Sources, stateful steps and destinations count their own rows.
+        heads = frozenset(stage.name for stage in self.plan.stages)
         tables, asked = self._tables[stage.id], self._asked[stage.id]
         timed = frozenset(edge.id for edge in self.plan.out_of(stage.id) if edge.timed)
         return SegmentRunner(body, tables, self.errors, heads, asked, timed)

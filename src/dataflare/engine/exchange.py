@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import polars as pl
 
+from dataflare.model.batch import is_truncation
 from dataflare.model.hashing import hash_columns, key_group
 from dataflare.state.pieces import owner_of
 
 
 def split_by_key(frame: pl.DataFrame, keys: tuple[str, ...], subtasks: int) -> list[pl.DataFrame]:
-    """The rows of each subtask, in their order. Reserved columns travel along."""
+    """The rows of each subtask, in their order. Reserved columns travel along. A TRUNCATE is for all of them."""
+    if keys and is_truncation(frame):
+        return [frame] * subtasks
     hashed = hash_columns(frame.lazy(), keys, "__dataflare_hash")
     owner = owner_of(key_group(pl.col("__dataflare_hash")), subtasks).alias("__dataflare_owner")
     marked = hashed.with_columns(owner).drop("__dataflare_hash").collect(engine="in-memory")

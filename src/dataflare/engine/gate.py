@@ -28,18 +28,20 @@ from itertools import islice
 
 from msgspec import Struct, field
 
-from dataflare.model.batch import SharedDataBatch
+from dataflare.model.batch import SharedDataBatch, is_truncation
 from dataflare.model.progress import Barrier, End, Idle, Mark, Watermark
 
 Message = SharedDataBatch | Mark
 
 
 class Rows(Struct, frozen=True):
-    """A batch of an input. channel: where it came from, for its credit."""
+    """A batch of an input. channel: where it came from, for its credit. parts: with their channels, the batches that it
+    was made of, where there are several."""
 
     port: int
     batch: SharedDataBatch
     channel: int
+    parts: tuple[tuple[int, SharedDataBatch], ...] = ()
 
 
 class Time(Struct, frozen=True):
@@ -229,6 +231,26 @@ class GateState:
             if self._pending:
                 return self._pending.popleft()
         return None
+
+    def more_rows(self, first: Rows, rows_max: int) -> list[tuple[int, SharedDataBatch]]:
+        """Take the batches that come out next, with their channels, as long as they belong to the input of `first`, have
+        its columns, and no more than `rows_max` rows together. A TRUNCATE stays alone."""
+        found: list[tuple[int, SharedDataBatch]] = []
+        if is_truncation(first.batch.frame):
+            return found
+        columns = first.batch.frame.schema
+        while self._ready and not self._pending and self._overtaking is None:
+            number = self._ready[0]
+            channel = self._channels[number]
+            message = channel.messages[0] if channel.messages else None
+            if type(message) is not SharedDataBatch or channel.port != first.port or channel.quiet:
+                break
+            rows_max -= message.num_rows
+            if rows_max < 0 or message.frame.schema != columns or is_truncation(message.frame):
+                break
+            self.next()
+            found.append((number, message))
+        return found
 
     # -- marks -------------------------------------------------------------------------------------
 

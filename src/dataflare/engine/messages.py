@@ -83,12 +83,14 @@ class Share(Struct, frozen=True):
 
 class Fail(Struct, frozen=True):
     """The task cannot go on: an error, or fields that the columns of its source lack. may_cut: whether it
-    can still be cut where it stands."""
+    can still be cut where it stands. step: of the fields, where it is a stream of
+    the stage's."""
 
     task: str
     error: BaseException | None = None
     new_fields: Sequence[NewFields] = ()
     may_cut: bool = True
+    step: str = ""
 
 
 class Assign(Struct, frozen=True):

@@ -13,6 +13,8 @@ from msgspec import Struct, field
 
 from dataflare.errors import DataError
 from dataflare.model.event_time import moment_of
+from dataflare.observability.times import JobTimes, TaskTimes
+from dataflare.observability.view import CheckpointView
 
 _SHARE_FROM_ROWS = 10_000
 
@@ -29,7 +31,7 @@ class StepMetrics(Struct):
     where it is known. late_unread: by output, those late rows that no step reads. late_in_part: rows that came too late for
     some of their windows only. refused: those errors that a
     destination's system gave. tasks and ended: its parallel copies. left_out: by path, the fields that
-    its columns lack."""
+    its columns lack. kept_bytes: how much of a log its server keeps for it, where that is known."""
 
     kind: str = "transformation"
     rows_in: int | None = 0
@@ -44,6 +46,7 @@ class StepMetrics(Struct):
     tasks: int = 0
     ended: int = 0
     watermark_us: int | None = None
+    kept_bytes: int | None = None
     late_unread: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, LeftOut] = field(default_factory=dict)
@@ -68,10 +71,28 @@ class StepMetrics(Struct):
         self.ended += other.ended
         marks = [m for m in (self.watermark_us, other.watermark_us) if m is not None]
         self.watermark_us = min(marks, default=None)
+        if other.kept_bytes is not None:
+            self.kept_bytes = other.kept_bytes
         for warning, rows in other.warnings.items():
             self.warnings[warning] = self.warnings.get(warning, 0) + rows
         for path, found in other.left_out.items():
             self.leave_out(path, found)
+
+    def less(self, other: StepMetrics) -> StepMetrics:
+        """What was counted beside the counts of `other`, which are a part of these. Without what is not a count."""
+
+        def beside(all_: int | None, part: int | None) -> int | None:
+            return None if all_ is None or part is None else all_ - part
+
+        return StepMetrics(
+            self.kind,
+            beside(self.rows_in, other.rows_in),
+            beside(self.rows_out, other.rows_out),
+            self.bytes_out - other.bytes_out,
+            self.errors - other.errors,
+            dead_letters=self.dead_letters - other.dead_letters,
+            late=self.late - other.late,
+        )
 
     def copy(self) -> StepMetrics:
         """The same counts, which stay as they are."""
@@ -101,6 +122,8 @@ class StepMetrics(Struct):
         known: dict[str, Any] = {}
         if self.watermark_us is not None:
             known["watermark"] = rfc3339(self.watermark_us)
+        if self.kept_bytes is not None:
+            known["kept_bytes"] = self.kept_bytes
         if self.late_in_part:
             known["late_in_part"] = self.late_in_part
         return {
@@ -116,10 +139,11 @@ class StepMetrics(Struct):
 
 class TaskMetrics:
     """What one task counted in its attempt. `cut` keeps the counts of an epoch: what the task lets out
-    after its answer belongs to the next one."""
+    after its answer belongs to the next one. times: where its time goes."""
 
-    def __init__(self, kinds: Mapping[str, str]) -> None:
+    def __init__(self, kinds: Mapping[str, str], times: TaskTimes | None = None) -> None:
         self._kinds = kinds
+        self.times = times or TaskTimes()
         self.counts: dict[str, StepMetrics] = {}
         self.cuts: dict[int, dict[str, StepMetrics]] = {}
 
@@ -148,20 +172,36 @@ class JobMetrics:
         self._own = TaskMetrics(kinds)
         self._tasks = [self._own]
         self._left_out_before: dict[str, int] = {}
+        self.times = JobTimes()
+        self.checkpoints = CheckpointView()
+        self._undone: dict[str, StepMetrics] = {}
 
     @property
     def steps(self) -> dict[str, StepMetrics]:
         """The counts by step as they are now, rows on their way included."""
         return self._sum(task.counts for task in self._tasks)
 
+    def add_streams(self, streams: Mapping[str, str]) -> None:
+        """Count the rows of streams beside those of their source. streams: by the name that they are counted under, the
+        source."""
+        for stream, source in streams.items():
+            self._kinds[stream] = "source"
+            if source in self.errors_max:
+                self.errors_max[stream] = self.errors_max[source]
+
     def step(self, name: str) -> StepMetrics:
         """The counts of a step that belong to no task."""
         return self._own.step(name)
 
-    def of_task(self) -> TaskMetrics:
+    def of_task(self, stage: str) -> TaskMetrics:
         """The counts of one more task of this attempt."""
-        self._tasks.append(TaskMetrics(self._kinds))
+        self._tasks.append(TaskMetrics(self._kinds, self.times.of_task(stage)))
         return self._tasks[-1]
+
+    @property
+    def processed(self) -> dict[str, StepMetrics]:
+        """The counts by step of all attempts, also of what failed and was done again. They only grow."""
+        return self._sum([*(task.counts for task in self._tasks), self._undone])
 
     def publish(self, epoch: int) -> None:
         """An epoch will happen: keep what its tasks had counted by then."""
@@ -174,6 +214,14 @@ class JobMetrics:
         """An epoch is committed: what its tasks had counted stays, whatever comes."""
         if self._published is not None and self._published[0] == epoch:
             self._committed = self._published[1]
+
+    def committed_us(self) -> dict[str, int]:
+        """By step, up to which event time all of its rows are committed, where that is known."""
+        return {
+            name: step.watermark_us
+            for name, step in self._committed.items()
+            if step.watermark_us is not None
+        }
 
     def begin(self, epoch: int, left_out: Mapping[str, int] | None = None) -> None:
         """An attempt begins after this epoch. left_out: what the manifest of the epoch says."""
@@ -201,18 +249,25 @@ class JobMetrics:
         """An attempt has ended: forget what it did not commit. keep: the steps whose rows are outside
         as soon as they are written."""
         kept = {name: step for name, step in self.steps.items() if name in keep}
-        self._base = {name: step.copy() for name, step in (self._committed | kept).items()}
-        self._own = TaskMetrics(self._kinds)
-        self._tasks = [self._own]
-        for step in self._base.values():
-            step.tasks = step.ended = 0
+        self._go_back({name: step.copy() for name, step in (self._committed | kept).items()})
 
     def start_over(self) -> None:
         """Forget all counts: what was counted is taken back."""
         self._committed, self._published = {}, None
-        self._base = {}
+        self._go_back({})
+
+    def _go_back(self, base: dict[str, StepMetrics]) -> None:
+        processed = self.processed
+        self._undone = {
+            name: step.less(base[name]) if name in base else step
+            for name, step in processed.items()
+        }
+        self._base = base
         self._own = TaskMetrics(self._kinds)
         self._tasks = [self._own]
+        self.times.end_attempt()
+        for step in (*self._base.values(), *self._undone.values()):
+            step.tasks = step.ended = 0
 
     def _sum(self, parts: Iterable[Mapping[str, StepMetrics]]) -> dict[str, StepMetrics]:
         total = {name: StepMetrics(kind) for name, kind in self._kinds.items()}

@@ -16,6 +16,7 @@ from dataflare.sdk.threads import ThreadsOfRun
 T = TypeVar("T")
 
 INLINE_ROWS = 500
+INLINE_BYTES = 256 << 10
 _WAITING_MAX = 32
 SPARE_THREADS = 2
 """Beyond one for each processor: a query also waits, for Polars' own pool and for the event loop. With

@@ -11,7 +11,7 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,12 +23,16 @@ from dataflare.engine.batcher import AdaptiveBatcher
 from dataflare.engine.clocks import Drift, SplitClock
 from dataflare.engine.computing import Computing, searched
 from dataflare.engine.cost import BatchCost
+from dataflare.engine.futures import abandon, first_of
 from dataflare.engine.messages import Assign, Fail, Share, Wait
 from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.reopening import ReopeningReader
 from dataflare.engine.segments import Outcome, SegmentRunner
 from dataflare.engine.task import Body
+from dataflare.errors import InternalError
+from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import IDLE, Position, Split, Watermark
+from dataflare.observability.times import Doing
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.source import (
     Chunk,
@@ -54,15 +58,15 @@ that waits for rows yields more often."""
 class Reading(Body):
     """Asks for splits until none is left.
 
-    run_key: what row keys begin with. schema_change: what happens to fields that the columns lack;
+    runners: the chain behind each stream of the source that is read; None is that of a source without streams. run_key: what row keys begin with. schema_change: what happens to fields that the columns lack;
     None where no destination would get them. flying_bytes_max: while work on chunks takes so many bytes, no
-    more are read.
+    more are read. turns: taken while a split is read.
     """
 
     def __init__(
         self,
         connector: SourceConnector,
-        runner: SegmentRunner,
+        runners: Mapping[str | None, SegmentRunner],
         batcher: AdaptiveBatcher,
         retrying: Retrying,
         *,
@@ -71,9 +75,13 @@ class Reading(Body):
         schema_change: str | None = None,
         flying_bytes_max: int = sys.maxsize,
         drift: Drift | None = None,
+        turns: asyncio.Semaphore | None = None,
     ) -> None:
+        self._turns = turns
         self._flying_bytes_max = flying_bytes_max
-        self.connector, self.runner, self.batcher = connector, runner, batcher
+        self.connector, self.batcher = connector, batcher
+        self._runners = runners
+        self._calls_out = any(runner.calls_out for runner in runners.values())
         self._run_key, self._schema_change = run_key, schema_change
         self._hold_s, self._retrying = hold_s, retrying
         self._done: list[SplitState] = []
@@ -86,16 +94,29 @@ class Reading(Body):
         self._all_open = self._is_idle = self._is_silent = False
         self._told_us: int | None = None
         self._gave_rows_at = self._row_bytes = 0.0
-        self._largest = _FIRST_BYTES_OUT if runner.calls_out else _FIRST_BYTES
+        self._largest = _FIRST_BYTES_OUT if self._calls_out else _FIRST_BYTES
         self._cost = BatchCost()
         capabilities = connector.capabilities()
         self._reads_to_end = connector.carries() and capabilities.bounded
+        self._reads = Doing.BUSY if capabilities.bounded else Doing.WAITING
         self._forgets = capabilities.replay is Replay.NONE and not capabilities.bounded
 
     def begin(self) -> None:
-        self._clock = SplitClock(self.runner.stamp, self._drift, self.task.id)
-        name = self.task.name
-        self._computing = Computing(name, self.runner, self._run_key, self._schema_change)
+        stamps = [runner.stamp for runner in self._runners.values() if runner.stamp is not None]
+        self._clock = SplitClock(stamps[0] if stamps else None, self._drift, self.task.id)
+        self._computing = {
+            stream: Computing(
+                self._step(stream), runner, self._run_key, self._schema_change, self._split_now
+            )
+            for stream, runner in self._runners.items()
+        }
+
+    def _step(self, stream: str | None) -> str:
+        """The name that the rows of a stream are counted under."""
+        return self.task.name if stream is None else f"{self.task.name}.{stream}"
+
+    def _split_now(self) -> str:
+        return self._split.id if self._split is not None else ""
 
     def opened(self) -> None:
         self._all_open = True
@@ -107,8 +128,26 @@ class Reading(Body):
         self._found.set()
 
     async def finish(self) -> None:
-        while not self._is_cancelled and (taken := await self._next_split()) is not None:
-            await self._read(taken)
+        while not self._is_cancelled and await self._its_turn():
+            try:
+                taken = await self._next_split()
+                if taken is None:
+                    return
+                await self._read(taken)
+            finally:
+                if self._turns is not None:
+                    self._turns.release()
+
+    async def _its_turn(self) -> bool:
+        """Wait until it may read a split. Returns False when no step needs more rows."""
+        if self._turns is None:
+            return True
+        await self.task.cut_if_asked()
+        try:
+            await self._waiting(self._turns.acquire())
+        except _Cancelled:
+            return False
+        return True
 
     def freeze(self, epoch: int) -> Share:
         share = replace(self.last_share(), epoch=epoch)
@@ -151,7 +190,7 @@ class Reading(Body):
 
     async def _read(self, taken: Assign) -> None:
         split, position = taken.split, taken.position
-        self._split, self._position, self._computing.split = split, position, split.id
+        self._split, self._position = split, position
         self._clock.begin(taken.event_time_us)
         self._gave_rows_at = asyncio.get_running_loop().time()
         self._is_silent = False
@@ -196,12 +235,12 @@ class Reading(Body):
         if self._is_cancelled:
             raise _Cancelled
 
-    async def _waiting(self, awaited: Awaitable[T]) -> T:
+    async def _waiting(self, awaited: Awaitable[T], *, doing: Doing = Doing.WAITING) -> T:
         """Wait where the task may be cut, until no step needs more rows."""
         self._reading = asyncio.current_task()
         timer = self._idle_timer()
         try:
-            return await self.task.waiting(awaited)
+            return await self.task.waiting(awaited, doing=doing)
         except asyncio.CancelledError:
             if self._is_cancelled and self._reading is not None and not self._reading.uncancel():
                 raise _Cancelled from None
@@ -245,6 +284,8 @@ class Reading(Body):
         return loop.call_at(self._gave_rows_at + stamp.idle_timeout_s, self._go_idle)
 
     def _go_idle(self) -> None:
+        if self._clock.holds:
+            return
         # A split that no reader has opened holds back the watermark: this one must not let it go.
         self._is_idle = self._all_open
         self._is_silent = True
@@ -290,11 +331,12 @@ class Reading(Body):
                 waiting: list[asyncio.Future[Any]] = [f for _, f in list(flying)[:1]]
                 if reading is not None:
                     waiting.append(reading)
-                await self._waiting(first_of(waiting))
+                await self._waiting(first_of(waiting), doing=Doing.BUSY if flying else self._reads)
                 if reading is not None and reading.done():
                     try:
                         chunk = reading.result()
-                        flying.append((chunk, self.task.pool.submit(self._computing.chunk, chunk)))
+                        start = partial(self._computing[None].start, chunk, self.task.pool)
+                        flying.append((chunk, start(others=bool(flying))))
                     except EndOfSplit:
                         ended = True
                     reading = None
@@ -306,14 +348,16 @@ class Reading(Body):
                         await self._stand_at(signal.found, reader, reading, [f for _, f in flying])
                     if outcome.head_rows and chunk.num_bytes:
                         self._learn(chunk.num_bytes, outcome.head_rows, outcome.seconds)
-                    event_time_us = await self._let_out(outcome, chunk.num_bytes)
+                    event_time_us = await self._let_out(outcome, chunk.num_bytes, chunk.parents)
                     self._stand_behind(chunk.position, chunk.may_cut)
                     self._advance(event_time_us, outcome.head_rows)
                     if reader.wants_checkpoint:
                         self.task.control.want_checkpoint()
                     await self._may_go_on()
+            # Also of a split without a chunk: the next run goes on there.
+            self._position = reader.end()
         finally:
-            await _abandon([reading] if reading is not None else [], [f for _, f in flying])
+            await abandon([reading] if reading is not None else [], [f for _, f in flying])
 
     def _bytes_max(self) -> int | None:
         """How large the next chunk should be at most. The first ones are small, and ever larger, until it is known
@@ -348,9 +392,12 @@ class Reading(Body):
             await following.aclose()
         await self._report(more)
 
-    async def _report(self, found: Sequence[NewFields]) -> None:
+    async def _report(self, found: Sequence[NewFields], stream: str | None = None) -> None:
         """Report new fields, and wait until the attempt is ended."""
-        self.task.control.fail(Fail(self.task.id, new_fields=found, may_cut=self.may_cut))
+        failure = Fail(
+            self.task.id, new_fields=found, may_cut=self.may_cut, step=self._step(stream)
+        )
+        self.task.control.fail(failure)
         await self.task.cut_if_asked()
         await self.task.waiting(asyncio.get_running_loop().create_future())
 
@@ -372,32 +419,36 @@ class Reading(Body):
     # -- batches -----------------------------------------------------------------------------------
 
     async def _read_batches(self, reader: ReopeningReader) -> None:
-        rows_read = 0
+        rows_read, self._clock.holds = 0, reader.holds_time
         pause_at = time.perf_counter() + _TURN_S
         while True:
             await self._may_go_on()
             start = reader.position
             self.last_read_s = _LAST_READ_S if self._forgets else 0.0
+            rows_max = self._rows_max()
             try:
-                batch = await self._waiting(reader.read_batch(self._rows_max()))
+                batch = await self._waiting(reader.read_batch(rows_max), doing=self._reads)
             except EndOfSplit:
                 self._position = reader.end()
                 return
             finally:
                 self.last_read_s = 0.0
-            position = reader.position
+            if batch.num_rows * 2 >= rows_max:
+                self.task.clock.last_was(Doing.BUSY)  # the rows were there
+            position, self._clock.holds = reader.position, reader.holds_time
             assert position is not None
+            told = batch if isinstance(batch, SourceBatch) else None
+            stream = told.stream if told is not None else None
             try:
-                outcome = await self.task.pool.run(
-                    batch.num_rows, self._computing.batch, batch, start, rows_read
-                )
+                outcome = await self._computed(batch, stream, start, rows_read)
             except new_fields.NewFieldsFound as signal:
-                await self._report([signal.found])
+                await self._report([signal.found], stream)
                 raise
+            if reader.kept_bytes is not None:
+                self.task.metrics.step(self.task.name).kept_bytes = reader.kept_bytes
             self.batcher.record_batch(batch.num_rows, outcome.seconds)
             rows_read += batch.num_rows
-            event_time_us = await self._let_out(outcome, batch.num_bytes)
-            told = batch if isinstance(batch, SourceBatch) else None
+            event_time_us = await self._let_out(outcome, batch.num_bytes, (), stream)
             self._stand_behind(position, told is None or told.may_cut)
             if batch.watermark is not None:
                 event_time_us = self._clock.at_least(event_time_us, batch.watermark)
@@ -409,50 +460,41 @@ class Reading(Body):
                 await asyncio.sleep(0)
                 pause_at = time.perf_counter() + _TURN_S
 
+    async def _computed(
+        self, batch: SharedDataBatch, stream: str | None, start: Position | None, rows_read: int
+    ) -> Outcome:
+        """A batch through the chain of its stream. That of a stream which no step reads goes no further."""
+        computing = self._computing.get(stream)
+        if computing is None:
+            if stream not in self.connector.streams_known:
+                raise InternalError(f"{self.task.id} got a batch of the stream {stream!r}")
+            return Outcome(head_rows=0)
+        return await self.task.pool.run(batch.num_rows, computing.batch, batch, start, rows_read)
+
     def _rows_max(self) -> int:
         """How many rows to read next: as many as the steps behind do soon, where those are slow."""
         rows = self.batcher.batch_size()
         if rows < INLINE_ROWS:
             return rows
-        if self.runner.calls_out and not self.batcher.metrics.batches_total:
+        if self._calls_out and not self.batcher.metrics.batches_total:
             return self.batcher.min_rows
         return min(rows, self.task.timely_rows() or rows)
 
-    async def _let_out(self, outcome: Outcome, num_bytes: int) -> int | None:
+    async def _let_out(
+        self, outcome: Outcome, num_bytes: int, parents: Any = (), stream: str | None = None
+    ) -> int | None:
         """Send a batch on. Gives the greatest event time of the split after it."""
         event_time_us = self._clock.lift(outcome)
+        self.task.read_at_s = asyncio.get_running_loop().time() - outcome.seconds
         metric = self.task.metrics.step(self.task.name)
         metric.add_out(outcome.head_rows, num_bytes)
+        if stream in self._runners and stream is not None:
+            self.task.metrics.step(self._step(stream)).add_out(outcome.head_rows, num_bytes)
         metric.seconds += outcome.seconds
         self.task.rows_taken += outcome.head_rows or 0
-        await self.task.emit(outcome)
+        await self.task.emit(outcome, parents)
         return event_time_us
 
 
 class _Cancelled(Exception):
     """No step needs more rows."""
-
-
-async def first_of(waiting: Sequence[asyncio.Future[Any]]) -> None:
-    """Wait until one is done; cancels nothing and raises nothing."""
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-
-
-async def _abandon(
-    reading: list[asyncio.Future[Any]], computing: list[asyncio.Future[Any]]
-) -> None:
-    """Let go of what is under way when the task ends early: reads are cancelled, work on threads
-    is left to finish and its result dropped."""
-    for future in reading:
-        if not future.done():
-            future.cancel()
-    for future in computing:
-        future.add_done_callback(_dropped)
-    for future in reading:
-        if future.done() and not future.cancelled():
-            future.exception()
-
-
-_dropped: Callable[[asyncio.Future[Any]], None] = lambda future: (  # noqa: E731
-    None if future.cancelled() else (future.exception(), None)[1]
-)

@@ -40,12 +40,18 @@ class ReopeningReader:
         self._replays = capabilities.replay is not Replay.NONE
         # Readers of what has no end wait for rows.
         self._timed = capabilities.bounded
+        self._may_hold = capabilities.changelog
         self._moved = position is not None
         self._inside = False
         self._reader: SplitReader | None = None
         self._failed: list[SplitReader] = []
         self.warnings: dict[str, int] = {}
         """Those of all readers that were let go, with their numbers of rows."""
+
+    @property
+    def holds_time(self) -> bool:
+        """As of the reader; before it is there, that of a changelog may."""
+        return self._may_hold if self._reader is None else self._reader.holds_time
 
     async def gives_chunks(self) -> bool:
         """Open it, and say whether it is read by chunk."""
@@ -120,6 +126,11 @@ class ReopeningReader:
         self._reader = None
         if not isinstance(reader, ChunkReader):
             await self.aclose()
+
+    @property
+    def kept_bytes(self) -> int | None:
+        """As `SplitReader.kept_bytes`."""
+        return None if self._reader is None else self._reader.kept_bytes
 
     @property
     def wants_checkpoint(self) -> bool:

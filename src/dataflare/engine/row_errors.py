@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -13,8 +13,9 @@ from dataflare.expr import error_text
 from dataflare.formats.misread import raw_text
 from dataflare.formats.neighbours import neighbours
 from dataflare.formats.row_text import row_text
-from dataflare.formats.text_write import for_python
+from dataflare.formats.text_write import python_row, python_rows
 from dataflare.model.bad_rows import BadRow, BadRows
+from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import RESERVED
 from dataflare.operators.base import ERROR_COLUMN, Lowering
 from dataflare.operators.lookup import MANY, MISSED
@@ -43,6 +44,9 @@ _KINDS = {
     ),
 }
 
+_OF_TABLES = (MISSED, MANY, UNFORESEEN, AHEAD_OF_CLOCK)
+"""Faults that depend on more than the row."""
+_TAKEN_BACK = (int(RowKind.UPDATE_BEFORE), int(RowKind.DELETE))
 _SKIP = "set error_handling: {on_error: skip}"
 _HELP: dict[int | None, str] = {
     None: f"fix the data, or {_SKIP}",
@@ -54,16 +58,34 @@ _HELP: dict[int | None, str] = {
     OUT_OF_YEARS: f"fix the data, say in which unit numbers are (to_timestamp, epoch_ms), or {_SKIP}",
     AHEAD_OF_CLOCK: f"fix the data, raise max_future in the source's event_time, or {_SKIP}",
 }
-_UNREAD_HELP = {
-    "E0501": "say the column's type in 'schema' (string keeps any text); for numbers such as 1.234,50 set "
-    f"decimal: ','; fix the data, or {_SKIP}",
-    "E0502": "set 'delimiter', 'quote', 'escape', 'comment' or 'skip_rows' if the file has its own, "
-    f"fix the data, or {_SKIP}",
-    "E0504": f"set 'encoding' if the text has another one, fix the data, or {_SKIP}",
-    "E0560": f"give more in settings: {{resources: {{memory: ...}}}}, fix the data, or {_SKIP}",
-    "E0506": f"set 'quote' or 'escape' if the file has others, fix the data, or {_SKIP}",
+_UNREAD_OPTIONS = {
+    "E0502": (("delimiter", "quote", "escape", "comment", "skip_rows"), "the file has its own"),
+    "E0504": (("encoding",), "the text has another one"),
+    "E0506": (("quote", "escape"), "the file has others"),
 }
-"""What may cure a row that a source could not read, by the row's code."""
+"""The options of a source of files that may make a row readable, and when, by the row's code."""
+
+
+def _unread_help(code: str, options: Collection[str], step: str = "") -> str:
+    """What may cure a row that a source could not read. options: those of the source. step: with the name of the table,
+    where it is one of many."""
+    cure = ""
+    if code == "E0501":
+        table = step.partition(".")[2]
+        place = f"per_table: {{{table}: {{schema: ...}}}}" if table else "'schema'"
+        cure = f"say the column's type in {place} (string keeps any text), "
+        if "decimal" in options:
+            cure = cure[:-2] + "; for numbers such as 1.234,50 set decimal: ','; "
+    elif code == "E0560":
+        cure = "give more in settings: {resources: {memory: ...}}, "
+    # Without `quote`, it is not a source of files: its `encoding` may be base64.
+    elif code in _UNREAD_OPTIONS and "quote" in options:
+        names, when = _UNREAD_OPTIONS[code]
+        *most, last = (f"'{name}'" for name in names if name in options)
+        cure = f"set {', '.join(most)}{' or ' if most else ''}{last} if {when}, "
+    return f"{cure}fix the data, or {_SKIP}"
+
+
 _GUARD = f"fix the data, guard the expression (TRY_CAST, CASE, NULLIF), or {_SKIP}"
 
 
@@ -106,13 +128,16 @@ class RowErrors:
     """The policy of a run, by step. policies: fail, skip or dead_letter; rules that say `fail` or
     `dead_letter` themselves are sites of their step and follow `on_fail`."""
 
-    def __init__(self, policies: Mapping[str, str]) -> None:
-        self.policies = policies
+    def __init__(
+        self, policies: Mapping[str, str], options: Mapping[str, Collection[str]] | None = None
+    ) -> None:
+        self.policies, self.options = policies, options or {}
 
     def take(
         self, bad: pl.DataFrame, lowering: Lowering, given: Given, outcome: Outcome
     ) -> dict[str, int]:
-        """Deal with the rows that have a fault. Returns how many were taken out, by step.
+        """Deal with the rows that have a fault. Returns how many were taken out, by step. A row that is taken back
+        was counted when it came, and is not counted again.
         Raises DataError for the first whose step says `fail`."""
         codes = bad[ERROR_COLUMN]
         sites = Counter((codes // 256).to_list())
@@ -124,18 +149,26 @@ class RowErrors:
         for site, rows in sites.items():
             step = lowering.sites[site][0]
             taken[step] = taken.get(step, 0) + rows
-            outcome.count_errors(step, rows)
+        bad = bad.filter(~_told_before(bad, given))
+        codes = bad[ERROR_COLUMN]
+        for site, rows in Counter((codes // 256).to_list()).items():
+            outcome.count_errors(lowering.sites[site][0], rows)
         kept = [site for site, policy in policies.items() if policy == "dead_letter"]
-        if kept:
-            failed = bad.filter((codes // 256).is_in(kept))
+        failed = bad.filter((codes // 256).is_in(kept))
+        if failed.height:
             outcome.failed.append(self._failed(failed, lowering, given))
         return taken
 
     def unread(
-        self, step: str, bad: Sequence[BadRow], outcome: Outcome, policy: str | None = None
+        self,
+        step: str,
+        bad: Sequence[BadRow],
+        outcome: Outcome,
+        policy: str | None = None,
+        originals: Callable[[Sequence[int]], Sequence[str]] | None = None,
     ) -> None:
-        """Deal with rows that a source could not read, as its policy says, or as `policy`. Raises
-        DataError where that is `fail`."""
+        """Deal with rows that a source could not read, as its policy says, or as `policy`. originals: of
+        their chunk. Raises DataError where the policy is `fail`."""
         policy = policy or self.policy(step)
         if bad and policy == "fail":
             first = bad[0]
@@ -144,17 +177,20 @@ class RowErrors:
                 code=first.code,
                 step=step,
                 notes=[f"the row: {first.raw[:200]}"] if first.raw else [],
-                help=_UNREAD_HELP.get(first.code, f"fix the data, or {_SKIP}"),
+                help=_unread_help(first.code, self.options.get(step, ()), step),
             )
-        if policy == "dead_letter":
+        if policy == "dead_letter" and len(bad):
             rows = BadRows.of(bad).frame
             known = "neighbours" in rows.columns
+            whole = pl.struct("raw").struct.json_encode()
+            if originals is not None:
+                whole = pl.lit(pl.Series(originals(rows["row"].to_list()), dtype=pl.String))
             told = rows.select(
                 pl.lit(step).alias("step"),
                 "code",
                 "message",
                 pl.col("place").alias("position"),
-                pl.struct("raw").struct.json_encode().alias("row"),
+                whole.alias("row"),
                 pl.col("neighbours") if known else pl.lit(None, pl.String).alias("neighbours"),
             )
             outcome.failed.append(told)
@@ -168,15 +204,13 @@ class RowErrors:
                 step,
                 refused.code,
                 refused.message,
-                for_python(rows.head(1)).row(0, named=True),
+                python_row(rows),
                 None,
                 None,
             )
         outcome.count_errors(step, rows.height)
         if policy == "dead_letter":
-            told = failed_rows(
-                step, refused.code, refused.message, for_python(rows).iter_rows(named=True)
-            )
+            told = failed_rows(step, refused.code, refused.message, python_rows(rows))
             outcome.failed.append(told)
 
     def guarded(self, call: PythonCall, frame: pl.DataFrame, outcome: Outcome) -> pl.DataFrame:
@@ -190,7 +224,7 @@ class RowErrors:
             if frame.height == 1:
                 outcome.count_errors(call.step, 1)
                 if self.policy(call.step) == "dead_letter":
-                    row = for_python(frame).row(0, named=True)
+                    row = python_row(frame)
                     outcome.failed.append(failed_rows(call.step, error.code, error.message, [row]))
                 return call.nothing(frame)
         half = frame.height // 2
@@ -212,18 +246,27 @@ class RowErrors:
             [step for step, _, _ in told],
             [code for _, code, _ in told],
             [message for _, _, message in told],
-            for_python(original).iter_rows(named=True),
+            python_rows(original),
             places,
         )
-        return _with_texts(failed, bad, given) if given.texts is not None else failed
+        held = given.texts is not None or given.originals is not None
+        return _as_held(failed, bad, given) if held else failed
 
     def _first_error(self, bad: pl.DataFrame, lowering: Lowering, given: Given) -> DataFlareError:
         first = bad.head(1)
         original, (place,) = _found_again(first, given)
         code = int(first[ERROR_COLUMN][0])
-        return _error(
-            *fault_text(code, lowering), for_python(original).row(0, named=True), place, code % 256
-        )
+        return _error(*fault_text(code, lowering), python_row(original), place, code % 256)
+
+
+def _told_before(bad: pl.DataFrame, given: Given) -> pl.Series:
+    """Which of these rows take one back that had the same fault when it came. Those of a lookup may not have had it:
+    its table changes."""
+    original = given.original()
+    if KIND_COLUMN not in original.columns:
+        return pl.repeat(False, bad.height, dtype=pl.Boolean, eager=True)
+    kinds = original[KIND_COLUMN][bad["__dataflare_row"]]
+    return kinds.is_in(_TAKEN_BACK) & ~(bad[ERROR_COLUMN] % 256).is_in(_OF_TABLES)
 
 
 def _found_again(bad: pl.DataFrame, given: Given) -> tuple[pl.DataFrame, list[str | None]]:
@@ -237,10 +280,9 @@ def _found_again(bad: pl.DataFrame, given: Given) -> tuple[pl.DataFrame, list[st
     return original, [None if place is None else place(number) for number in numbers]
 
 
-def _with_texts(failed: pl.DataFrame, bad: pl.DataFrame, given: Given) -> pl.DataFrame:
+def _as_held(failed: pl.DataFrame, bad: pl.DataFrame, given: Given) -> pl.DataFrame:
     """These letters; those of the source itself, whose rows have no usable event time, with the row's text
-    and its neighbours. A source reads a row again by these, as one that it could not read."""
-    assert given.texts is not None
+    and its neighbours, or its whole message. A source reads a row again by these, as one that it could not read."""
     own = failed["step"] == given.source
     if not own.any():
         return failed
@@ -248,6 +290,10 @@ def _with_texts(failed: pl.DataFrame, bad: pl.DataFrame, given: Given) -> pl.Dat
     if every is None:
         every = pl.int_range(given.original().height, eager=True)
     untimed = every.gather(bad.filter(own)["__dataflare_row"])
+    if given.originals is not None:
+        whole = pl.Series(given.originals(untimed.to_list()), dtype=pl.String)
+        return failed.with_columns(failed["row"].scatter(own.arg_true(), whole))
+    assert given.texts is not None
     good = every.filter(~every.is_in(untimed.implode()))
     texts = [row_text({"raw": raw_text(text)}) for text in given.texts(untimed.to_list())]
     at = own.arg_true()

@@ -7,7 +7,7 @@ happens to it is decided by the step's `on_error`, never by the operator.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -20,9 +20,10 @@ from dataflare.engine.queries import LookupTables, Query, columns_of
 from dataflare.engine.row_errors import RowErrors
 from dataflare.errors import DataError
 from dataflare.formats.neighbours import Texts
-from dataflare.model.batch import KIND_COLUMN
+from dataflare.model.batch import KIND_COLUMN, is_truncation, truncation
 from dataflare.model.event_time import TIME_COLUMN, TIME_COLUMNS
 from dataflare.model.types import Schema
+from dataflare.model.unchanged import UNCHANGED
 from dataflare.operators.base import Branch, Lowering, RowOperator
 from dataflare.operators.primitives import kept
 from dataflare.operators.python import PythonCall
@@ -34,7 +35,8 @@ class Given(Struct):
     """What enters a tree. frame: rows, or a scan that gives them. rows: how many, where known.
 
     original: gives the rows that entered again, for the few that failed; place: where row i stands.
-    source: the source's step, for a chunk; texts: gives rows as they stand in the chunk.
+    source: the source's step, for a chunk; texts: gives rows as they stand in the chunk; originals: as
+    dead letters hold them.
     """
 
     frame: pl.DataFrame | pl.LazyFrame
@@ -44,6 +46,7 @@ class Given(Struct):
     row_numbers: pl.Series | None = None
     source: str | None = None
     texts: Texts | None = None
+    originals: Callable[[Sequence[int]], Sequence[str]] | None = None
 
 
 class Outcome(Struct):
@@ -157,11 +160,19 @@ class SegmentRunner:
     def run(self, given: Given) -> Outcome:
         """All frames that follow from what is given."""
         started = time.perf_counter()
+        if isinstance(given.frame, pl.DataFrame) and is_truncation(given.frame):
+            return self._truncated(given.frame)
         outcome = Outcome(head_rows=given.rows)
         self._segment(self.segment, given, outcome, head=True)
         if self.stamp is not None and outcome.head_rows is not None:
             outcome.head_rows -= outcome.errors.get(self.stamp.step, 0)
         outcome.seconds = time.perf_counter() - started
+        return outcome
+
+    def _truncated(self, frame: pl.DataFrame) -> Outcome:
+        """A TRUNCATE passes all operators, whatever they ask of rows, and goes to every output."""
+        outcome = self.run(_rows(frame.clear()))
+        outcome.frames = [(edge, truncation(each.schema)) for edge, each in outcome.frames]
         return outcome
 
     def _segment(
@@ -321,7 +332,7 @@ def _needs(segment: Segment) -> frozenset[str]:
 
 def _only(columns: list[str], schema: Schema) -> list[str]:
     """The columns of a schema, and the reserved ones that travel along."""
-    along = (KIND_COLUMN, "__dataflare_now", "__dataflare_rowkey", *TIME_COLUMNS)
+    along = (KIND_COLUMN, UNCHANGED, "__dataflare_now", "__dataflare_rowkey", *TIME_COLUMNS)
     return [*schema.names, *(name for name in along if name in columns)]
 
 

@@ -26,10 +26,13 @@ from dataflare.engine.messages import Checkpoint, Control, Deploy, Fail, Found, 
 from dataflare.engine.metrics import TaskMetrics
 from dataflare.engine.pool import WorkerPool
 from dataflare.engine.segments import Outcome
+from dataflare.engine.taps import Taps
+from dataflare.engine.traced import TaskTrace
 from dataflare.errors import InternalError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.event_time import NEVER
 from dataflare.model.progress import END, IDLE, Barrier, Idle, Mark, Watermark
+from dataflare.observability.times import Doing
 from dataflare.sdk.threads import in_thread
 
 T = TypeVar("T")
@@ -51,10 +54,11 @@ class Body(ABC):
     cuts_at_once: its share of an epoch is known without waiting, so that a barrier may be answered
     in the middle of a wait. may_cut: it stands where a root may be cut. rests_until: it is told no watermark before,
     by the clock of the event loop. last_read_s: how long a cut that stops the run waits for the read under way,
-    because what that takes could not be read again.
+    because what that takes could not be read again. joins_batches: small batches that wait for it may come as one.
     """
 
     cuts_at_once: ClassVar[bool] = True
+    joins_batches: ClassVar[bool] = False
     may_cut: bool = True
     rests_until: float = 0.0
     last_read_s: float = 0.0
@@ -143,6 +147,7 @@ class Task:
         metrics: TaskMetrics,
         control: Control,
         letters: Callable[[Sequence[pl.DataFrame]], pl.DataFrame],
+        taps: Taps | None = None,
     ) -> None:
         self.spec, self.body = spec, body
         self.id, self.name, self.subtask = spec.task, spec.stage.name, spec.subtask
@@ -158,7 +163,7 @@ class Task:
         self._watermark_us = NEVER
         self._due_us: int | None = None
         self.rows_taken = 0
-        self._rows_sent: dict[int, int] = {}
+        self.rows_sent: dict[int, int] = {}
         self._timely: int | None = None
         self._timely_until = 0.0
         self._wake = asyncio.Event()
@@ -166,6 +171,10 @@ class Task:
         self._rest: asyncio.TimerHandle | None = None
         self._is_tick_due = False
         self._background: set[asyncio.Future[None]] = set()
+        self.clock = metrics.times.clock
+        self.read_at_s = 0.0
+        self.trace = TaskTrace.of_run(self.name, "write" if spec.stage.destination else "process")
+        self.taps = taps
         body.task = self
         inbox.receiver = self
         for output in outputs:
@@ -175,10 +184,13 @@ class Task:
     async def run(self) -> None:
         """Live until the end of input (a writer: until the final epoch) or an error."""
         body, inbox, gate = self.body, self.inbox, self.inbox.gate
+        self.clock.enter(Doing.BUSY)
         body.begin()
         self._start_timer()
         while not gate.ended:
+            self.clock.enter(Doing.WAITING)
             event = await inbox.next()
+            self.clock.enter(Doing.BUSY)
             if self._is_tick_due:
                 await body.tick()
                 self._start_timer()
@@ -187,7 +199,11 @@ class Task:
             match event:
                 case Rows():
                     self.rows_taken += event.batch.num_rows
-                    seconds = await body.rows(event.port, event.batch)
+                    self.read_at_s = event.batch.read_at_s
+                    if self.trace is None:
+                        seconds = await body.rows(event.port, event.batch)
+                    else:
+                        seconds = await self.trace.taken(event.port, event.batch, body.rows)
                     inbox.done(event, seconds)
                 case Cut():
                     if event.in_flight:
@@ -213,13 +229,20 @@ class Task:
             if asked is not None:
                 await self._cut(asked.barrier)
                 if asked.barrier.final:
-                    return
+                    break
             else:
                 self._wake.clear()
+                self.clock.enter(Doing.WAITING)
                 await self._wake.wait()
+                self.clock.enter(Doing.BUSY)
+        self.clock.enter(None)
 
     def takes_at_once(self, batch: SharedDataBatch) -> bool:
         return self.body.takes_at_once(batch)
+
+    @property
+    def joins_batches(self) -> bool:
+        return self.body.joins_batches
 
     def timely_rows(self) -> int | None:
         """Looked up a few times a second: each task asks all behind it."""
@@ -232,7 +255,7 @@ class Task:
         """Of its own rows. So many leave it for each that it takes as have left so far."""
         letters = set(self._letter_edges.values())
         least: float | None = None
-        for edge, sent in self._rows_sent.items():
+        for edge, sent in self.rows_sent.items():
             output = self._outputs[edge]
             asked = [c.inbox.timely_rows() for c in output.channels if not c.cancelled]
             known = [rows for rows in asked if rows is not None]
@@ -243,11 +266,20 @@ class Task:
 
     async def take(self, rows: Rows) -> None:
         self.rows_taken += rows.batch.num_rows
-        await self.body.rows(rows.port, rows.batch)
+        self.read_at_s = rows.batch.read_at_s
+        self.clock.enter(Doing.BUSY)
+        try:
+            if self.trace is None:
+                await self.body.rows(rows.port, rows.batch)
+            else:
+                await self.trace.taken(rows.port, rows.batch, self.body.rows)
+        finally:
+            self.clock.enter(Doing.WAITING)
 
     async def aclose(self) -> None:
         """Release what the task holds. Called once, after it has ended or was cancelled."""
         self._stop_timer()
+        self.clock.enter(None)
         for future in self._background:
             future.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -337,14 +369,16 @@ class Task:
             await self._cut(self._asked.barrier)
             await self._hold()
 
-    async def waiting(self, awaited: Awaitable[T]) -> T:
+    async def waiting(self, awaited: Awaitable[T], *, doing: Doing = Doing.WAITING) -> T:
         """Wait where the task may be cut meanwhile, after `cut_if_asked`. What comes after a cut that
-        stops the run is not taken."""
+        stops the run is not taken. doing: what this time is counted as."""
         self._waits = self.body.may_cut
+        self.clock.enter(doing)
         try:
             result = await awaited
         finally:
             self._waits = False
+            self.clock.enter(Doing.BUSY)
         await self._hold()
         return result
 
@@ -392,8 +426,12 @@ class Task:
 
     # -- rows --------------------------------------------------------------------------------------
 
-    async def emit(self, outcome: Outcome) -> None:
-        """Count what left and send it on."""
+    async def emit(self, outcome: Outcome, parents: Sequence[str] | None = None) -> None:
+        """Count what left and send it on. parents: of rows that were read now, the traces that their messages name."""
+        if parents is not None and self.trace is not None:
+            rows, seconds = outcome.head_rows, outcome.seconds
+            await self.trace.read(rows, seconds, parents, lambda: self.emit(outcome))
+            return
         outcome.apply(self.metrics)
         for edge, frame in outcome.frames:
             if frame.height:
@@ -413,14 +451,23 @@ class Task:
     async def _send(self, edge: int, frame: pl.DataFrame) -> None:
         output = self._outputs[edge]
         channels = output.channels
-        self._rows_sent[edge] = self._rows_sent.get(edge, 0) + frame.height
-        if len(channels) == 1:
-            await channels[0].send(SharedDataBatch(frame))
-            return
-        parts = await self.pool.run(frame.height, split_by_key, frame, output.keys, len(channels))
-        for channel, part in zip(channels, parts, strict=True):
-            if part.height:
-                await channel.send(SharedDataBatch(part))
+        self.rows_sent[edge] = self.rows_sent.get(edge, 0) + frame.height
+        parts: Sequence[pl.DataFrame] = [frame]
+        if len(channels) > 1:
+            parts = await self.pool.run(
+                frame.height, split_by_key, frame, output.keys, len(channels)
+            )
+        if self.taps:
+            self.taps.take(edge, frame)
+        traced = None if self.trace is None else self.trace.sent(output.exchange)
+        self.clock.enter(Doing.BLOCKED)
+        try:
+            for channel, part in zip(channels, parts, strict=True):
+                if len(parts) == 1 or part.height:
+                    batch = SharedDataBatch(part, read_at_s=self.read_at_s, traced=traced)
+                    await channel.send(batch)
+        finally:
+            self.clock.enter(Doing.BUSY)
 
     def put_all(self, mark: Mark) -> None:
         """Put a mark into every channel."""

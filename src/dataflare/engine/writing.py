@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import ClassVar, TypeVar
@@ -13,6 +14,7 @@ from dataflare.engine.task import Body
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.float_losses import float_losses
 from dataflare.model.progress import Barrier
+from dataflare.observability.times import Histogram
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Writer
@@ -25,9 +27,14 @@ class Writing(Body):
     of a writer that can make them again."""
 
     cuts_at_once: ClassVar[bool] = False
+    joins_batches: ClassVar[bool] = True
 
     def __init__(self, writer: Writer, on_error: str, retrying: Retrying) -> None:
         self.writer, self._on_error, self._retrying = writer, on_error, retrying
+        self._latency = Histogram()
+
+    def begin(self) -> None:
+        self.task.metrics.times.latency = self._latency
 
     def takes_at_once(self, batch: SharedDataBatch) -> bool:
         return self.writer.takes_at_once and batch.num_rows < INLINE_ROWS
@@ -40,6 +47,9 @@ class Writing(Body):
         metric.add_in(batch.num_rows)
         metric.add_out(stats.rows, stats.num_bytes)
         metric.seconds += seconds
+        if batch.read_at_s and stats.rows:
+            latency_s = asyncio.get_running_loop().time() - batch.read_at_s
+            self._latency.record(latency_s, stats.rows)
         if self.writer.float_losses:
             for warning, rows in float_losses(batch.frame, self.writer.float_losses).items():
                 metric.warnings[warning] = metric.warnings.get(warning, 0) + rows

@@ -192,15 +192,17 @@ def _has_fractions(key: str | None, bytes_: ChunkBytes, values: pl.Series) -> bo
 
 
 def _has_numbers(values: pl.Series) -> bool:
-    early = values < ":"  # the first character is a digit, or sorts before digits
-    return bool(early.any()) and bool(values.filter(early).str.contains(_NUMBER).any())
+    least: Any = values.min()
+    if least is None or least >= ":":  # no first character is a digit, or sorts before digits
+        return False
+    return bool(values.filter(values < ":").str.contains(_NUMBER).any())
 
 
 def _has_json(bytes_: ChunkBytes, values: pl.Series) -> bool:
     """Whether a text may have been a list or an object with a number that lost digits or a
     character that Polars did not escape, or is nested too deep."""
-    objects, lists = (values >= "{").any(), bytes_.has_list
-    if not objects and not lists:
+    greatest: Any = values.max()
+    if greatest < "{" and not bytes_.has_list:
         return False
     texts = values.filter(values.str.starts_with("{") | values.str.starts_with("["))
     if not texts.len():

@@ -28,9 +28,12 @@ from dataflare.formats.text_types import (
     strict,
 )
 from dataflare.model.bad_rows import BadRow, BadRows
+from dataflare.model.batch import few_rows
 from dataflare.model.types import DataType
 
 _PLAIN = {"int64": pl.Int64, "uint64": pl.UInt64, "float64": pl.Float64, "bool": pl.Boolean}
+OF_FILES = "; a file that is one list of objects has the format json"
+"""The end of the message for a list, where there is a file."""
 
 
 class NdjsonPlan(Struct, frozen=True):
@@ -71,6 +74,14 @@ class NdjsonPlan(Struct, frozen=True):
         pairs = [(column.name, _convert(column, lenient)) for column in self._read]
         typed = {name: expr for name, expr in pairs if expr is not None}
         return frame.with_columns(**typed).select(self.output)
+
+    def typed(self, parsed: pl.DataFrame) -> pl.DataFrame:
+        """As `converted`, of few rows."""
+        if parsed.columns == list(self.output) and not any(
+            _convert(column, False) is not None for column in self._read
+        ):
+            return parsed
+        return few_rows(self.converted(parsed.lazy()))
 
     def lines(self, data: bytes, count: int | None = None) -> Sequence[int]:
         """The line of the chunk in which each row stands; the first is 0."""
@@ -245,7 +256,7 @@ def _description(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, list):
-        return "a list; a file that is one list of objects has the format json"
+        return f"a list{OF_FILES}"
     return text_of(value) if not isinstance(value, str) else repr(value)
 
 

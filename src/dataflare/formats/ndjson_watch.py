@@ -12,6 +12,7 @@ large: a false alarm. The count takes 0.25 ms for a megabyte, a fifteenth of par
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -27,6 +28,10 @@ from dataflare.model.types import DataType, list_of, struct_of
 
 _QUOTE, _COLON, _BACKSLASH, _N = 34, 58, 92, 110
 _SPACE = 32
+_KEY_END = re.compile(rb"[\x00-\x22]:")
+"""What `_Codes.keys` counts."""
+_SHORT = 8 << 10
+"""Below so many bytes the expression is faster: `_Codes` takes 0.19 ms for 150 bytes."""
 
 Tree = Mapping[str, "Tree | None"]
 """The fields of an object; None for a value that is not an object, or whose fields are not
@@ -40,10 +45,11 @@ def watched(
     repeats: gets a key that stands twice in one object. Raises a Polars error, now or when the rows are collected, for a chunk with bad rows."""
     parsed = plan.parse(data)
     rows = plan.converted(parsed.lazy())
-    values, codes = sum(_values(parsed[name]) for name in parsed.columns), _Codes(data)
-    if values == codes.keys():
+    values = sum(_values(parsed[name]) for name in parsed.columns)
+    if len(data) < _SHORT and values == len(_KEY_END.findall(data)):
         return rows, None
-    if values == codes.keys_with_values():
+    codes = _Codes(data)
+    if values == codes.keys() or values == codes.keys_with_values():
         return rows, None
     return rows, new_fields(plan.columns, data, repeats)
 

@@ -7,20 +7,20 @@ cannot be read is listed with the reason.
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from msgspec import Struct
+from msgspec import Struct, field
 
 from dataflare.errors import ConfigError, DataFlareError, SystemError_
 from dataflare.jobs.failures import as_dataflare_error
+from dataflare.model.patterns import is_pattern
 from dataflare.model.types import Schema
 from dataflare.sdk import registry
-from dataflare.sdk.catalog import Entry, SupportsCatalog
+from dataflare.sdk.catalog import Entry, SupportsCatalog, chosen, in_other_schemas
 from dataflare.sdk.context import ConnectorContext, Policy
 from dataflare.sdk.source import SourceConnector
 from dataflare.security.literals import is_secret, literal_secrets
@@ -42,6 +42,10 @@ sources:
 destinations:
   out: {type: blackhole, inputs: [discover]}
 """
+_TABLES = "tables"
+Json = dict[str, Any]
+_EACH_MAX = 8
+"""Up to so many entries have a source each in the workflow to start from; more of them one source with `tables`."""
 _NAME_MAX = 40
 _LINE_MAX = 96
 
@@ -67,13 +71,15 @@ class Found(Struct, frozen=True):
 
 class Catalog(Struct, frozen=True):
     """type: of the source. config: the options that were given, without secrets. variables: those that stand for
-    secrets. left_out: how many things are beyond the limit."""
+    secrets. left_out: how many things are beyond the limit. elsewhere: by a name that matches nothing, the tables of this
+    name in other schemas."""
 
     type: str
     config: Mapping[str, Any]
     variables: Sequence[str]
     found: Sequence[Found]
     left_out: int = 0
+    elsewhere: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -105,7 +111,7 @@ def discover(
     timeout_s: float = 30.0,
     policy: Policy | None = None,
 ) -> Catalog:
-    """What there is. sets: options and their values as YAML. patterns: of names, those with ! are left out.
+    """What there is. sets: options and their values as YAML. patterns: of names, as `tables` takes them.
     timeout_s: for one answer. Raises ConfigError, SystemError_."""
     if type_ in _STORES and type_ not in registry.source_types():
         type_ = "file"
@@ -134,10 +140,14 @@ def discover(
         return config
 
     entries = asyncio.run(_within(_listed(made({})), type_, timeout_s))
-    chosen = [each for each in entries if _fits(each.name, patterns)]
-    found = asyncio.run(_all_found(chosen[:limit], made, type_, timeout_s))
+    wanted = chosen(entries, patterns or ["*"], views=True)[0]
+    found = asyncio.run(_all_found(wanted[:limit], made, type_, timeout_s))
     config, variables = _without_secrets(type_, _tree(named))
-    return Catalog(type_, config, variables, found, len(chosen) - len(found))
+    named_so = {
+        each: in_other_schemas(entries, entries, each.removeprefix("!")) for each in patterns
+    }
+    elsewhere = {pattern: names for pattern, names in named_so.items() if names}
+    return Catalog(type_, config, variables, found, len(wanted) - len(found), elsewhere)
 
 
 def _option(class_: type[SourceConnector], name: str) -> str:
@@ -190,15 +200,6 @@ async def _schema_of(source: SourceConnector) -> Schema:
         await source.aclose()
 
 
-def _fits(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a name is wanted, by the rules of `tables`."""
-    wanted = [each for each in patterns if not each.startswith("!")]
-    refused = [each[1:] for each in patterns if each.startswith("!")]
-    return (not wanted or any(fnmatch.fnmatchcase(name, each) for each in wanted)) and not any(
-        fnmatch.fnmatchcase(name, each) for each in refused
-    )
-
-
 def _tree(named: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """The options as they were written, variables and all."""
     tree: dict[str, Any] = {}
@@ -246,6 +247,8 @@ def starter(catalog: Catalog) -> str:
             code="E0429",
             help="look at the options and patterns",
         )
+    if _are_tables(catalog, readable):
+        return _text(*_of_all(catalog, readable))
     for each in readable:
         name = each.entry.name
         if each.entry.kind in ("file", "files"):
@@ -258,6 +261,53 @@ def starter(catalog: Catalog) -> str:
         }  # fmt: skip
         assert each.schema is not None
         columns[name] = ", ".join(f"{field.name} {field.type}" for field in each.schema)
+    return _text(catalog, sources, destinations, columns)
+
+
+def _are_tables(catalog: Catalog, readable: Sequence[Found]) -> bool:
+    """Whether one source reads all of them: it takes many, by names that are theirs alone."""
+    class_ = registry.source(catalog.type)
+    entries = [each.entry for each in readable]
+    names = [entry.of.full for entry in entries]
+    return (
+        _TABLES in class_.Config.model_fields
+        and len(entries) > _EACH_MAX
+        and len({entry.of.table for entry in entries}) == len(set(names)) == len(names)
+        and not any(is_pattern(name) or name.startswith("!") for name in names)
+        and all(entry.fits(name) for entry, name in zip(entries, names, strict=True))
+    )
+
+
+def _of_all(
+    catalog: Catalog, readable: Sequence[Found]
+) -> tuple[Catalog, Json, Json, dict[str, str]]:
+    """One source of all that was found, and one destination."""
+    name = _step_name(catalog.type, {})
+    tables = [each.entry.of.full for each in readable]
+    more = {
+        option: value
+        for option, value in readable[0].entry.config.items()
+        if option not in _choosing(catalog) and option not in catalog.config
+    }
+    sources = {name: {"type": catalog.type, "config": {**catalog.config, **more, _TABLES: tables}}}
+    out = {"type": "file", "inputs": [name], "config": {"path": "out/{table}.parquet"}}
+    columns = {
+        name: "; ".join(
+            f"{each.entry.of.full}: " + " ".join(each.schema.names)
+            for each in readable
+            if each.schema is not None
+        )
+    }
+    return catalog, sources, {f"{name}_files": out}, columns
+
+
+def _choosing(catalog: Catalog) -> Sequence[str]:
+    class_ = registry.source(catalog.type)
+    assert issubclass(class_, SupportsCatalog)
+    return class_.chosen_by()
+
+
+def _text(catalog: Catalog, sources: Json, destinations: Json, columns: dict[str, str]) -> str:
     tree = {
         "name": f"read_{catalog.type}",
         "version": "1.0",

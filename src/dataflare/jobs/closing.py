@@ -28,6 +28,8 @@ def doubts_of(plan: Plan) -> Iterator[str]:
         if isinstance(node, SourceNode):
             for doubt in node.connector.doubts():
                 yield f"step '{node.step}': {doubt}"
+    for step, doubt in plan.written.doubts.items():
+        yield f"step '{step}': {doubt}"
     yield from partial_results(plan.graph).values()
     yield from unread_kinds(plan.graph).values()
 
@@ -150,7 +152,8 @@ def visible_at_once(plan: PhysicalPlan) -> frozenset[str]:
         stage.name
         for stage in plan.stages
         if stage.destination is not None
-        and stage.destination.capabilities().delivery is not Delivery.TRANSACTIONAL
+        and (told := stage.destination.capabilities()).delivery is not Delivery.TRANSACTIONAL
+        and not told.at_commit
     )
 
 

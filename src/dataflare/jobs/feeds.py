@@ -27,6 +27,7 @@ from dataflare.planner.graph import (
     StatefulNode,
     UnionNode,
 )
+from dataflare.sdk.messages.letters import FIELDS, METADATA, RAW
 from dataflare.workflow.form import reserved
 from dataflare.workflow.graph import looked_up
 from dataflare.workflow.model import DestinationStep, InputRef, SourceStep
@@ -56,7 +57,7 @@ def feed_of(graph: Graph, step: str, columns: Iterable[str]) -> Feed | str:
     if node is None:
         return f"the workflow has no step '{step}' any more"
     if isinstance(node, SourceNode):
-        if set(columns) != {"raw"}:
+        if not {RAW} <= set(columns) <= {RAW, METADATA, FIELDS}:
             return (
                 f"source '{step}' wrote them, and they hold the values of their rows but not the text by which "
                 "it finds a row again: fix the data, run the workflow again where it reads these rows once more, "
@@ -72,20 +73,26 @@ def feed_of(graph: Graph, step: str, columns: Iterable[str]) -> Feed | str:
     elif isinstance(node, DestinationNode) and len(node.ports) == 1:
         feed = _walk(graph, step, node.ports[0])
     else:
-        return _whole(step)
+        return _whole(graph, step, step)
     if isinstance(feed, str):
         return feed
     for each in _behind(graph, feed.first):
         behind = graph.nodes[each]
         if isinstance(behind, StatefulNode) and not behind.operator.spread:
-            return _whole(behind.step)
+            return _whole(graph, behind.step, behind.id)
     if arriving_kinds(row_kinds(graph), graph.nodes[feed.first]) - INSERTS:
         return f"step '{step}' receives updates and deletes, and letters do not say which of these they are"
     return feed
 
 
-def _whole(step: str) -> str:
-    return f"step '{step}' needs all of its rows at once: run the workflow again instead"
+def _whole(graph: Graph, step: str, node: str) -> str:
+    needs = f"step '{step}' needs all of its rows at once: "
+    if reads_all_before(graph, node):
+        return f"{needs}run the workflow again instead"
+    return (
+        f"{needs}fix the rows where they are read, and run the workflow with --fresh, which reads all rows again; "
+        "empty a destination with mode append before, because it gets all rows again too"
+    )
 
 
 def _head(graph: Graph, node: RowsNode | BranchNode) -> Feed | str:
@@ -137,13 +144,14 @@ def replaying(
     empty: dict[str, SourceStep] = {}
 
     def own_input(ref: InputRef) -> InputRef:
-        if read_again and ref.step == feed.first:
-            return replace(ref, step=SOURCE)
+        node = graph.nodes.get(str(ref)) or graph.nodes[ref.step]
+        if read_again and node.id == feed.first:
+            return InputRef(SOURCE, None if node.id == str(ref) else ref.output, ref.spot)
         if ref.step in step_names:
             return ref
         # No rows, and the columns that the steps behind it may name.
         name = reserved(f"_empty_{len(empty) + 1}")
-        schema = graph.nodes[ref.step].outputs[ref.output]
+        schema = node.outputs[None if node.id == str(ref) else ref.output]
         config = SpotMap({"rows": []})
         empty[name] = SourceStep(name=name, type="inline", config=config, schema=schema)
         return InputRef(name, None, ref.spot)
@@ -168,7 +176,9 @@ def replaying(
     checkpoint = workflow.settings.checkpoint.model_copy(update={"storage": None})
     source = SourceStep(name=SOURCE, type="file", config=config)
     if read_again:
-        source = replace(source, event_time=workflow.sources[feed.first].event_time)
+        source = replace(
+            source, event_time=workflow.sources[graph.nodes[feed.first].step].event_time
+        )
     more = {"mode": "auto", "guarantee": None, "checkpoint": checkpoint, "parallelism": 1}
     return replace(
         workflow,
@@ -204,7 +214,12 @@ def cannot_grow(graph: Graph, feed: Feed) -> str | None:
 
 def reads_all(graph: Graph, feed: Feed) -> bool:
     """Whether each run reads all rows that may reach a feed."""
-    before = {feed.first}
+    return reads_all_before(graph, feed.first)
+
+
+def reads_all_before(graph: Graph, id_: str) -> bool:
+    """Whether each run reads all rows that may reach a node."""
+    before = {id_}
     for node in reversed(list(graph)):
         if node.id in before:
             before.update(port.node for port in node.inputs)

@@ -14,6 +14,7 @@ import polars as pl
 from msgspec import Struct
 from msgspec.structs import replace
 
+from dataflare.checkpoint.files import check_step
 from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot, StateChunk
 from dataflare.checkpoint.runs import Current
 from dataflare.checkpoint.savepoints import Savepoints
@@ -191,7 +192,9 @@ def moved_state(
                 groups = None if moving.reorders(table) else chunk.key_groups
                 for name, frame in moving.frames(table, store.read_chunk(chunk)):
                     number += 1
-                    file = f"{change.step}-{share.subtask}-a{attempt}-moved-{number}.arrow"
+                    file = (
+                        f"{check_step(change.step)}-{share.subtask}-a{attempt}-moved-{number}.arrow"
+                    )
                     chunk_now = store.write_chunk(file, frame, groups)
                     by_table.setdefault(name, []).append(chunk_now)
         facts = {

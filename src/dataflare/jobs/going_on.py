@@ -4,7 +4,8 @@ Sources that carry a position give only rows that earlier runs have not read. A 
 or remembers keys (`StatefulOperator.goes_on`) then needs what it kept of those, or its results would be of the new rows
 alone. Its tables are in the last checkpoint of the run before.
 
-Always true: a step has either all of its state or none, and the user is told of a step that has none.
+Always true: a step has either all of its state or none. A run that has a step with none is refused, or the user has
+accepted it and is told.
 """
 
 from __future__ import annotations
@@ -15,39 +16,78 @@ from dataflare.checkpoint.manifest import Manifest, OperatorSnapshot
 from dataflare.checkpoint.store import Storage
 from dataflare.engine.deploy import layout_of
 from dataflare.engine.operating import layout_before, share_of
+from dataflare.errors import RunError
+from dataflare.jobs.options import RunOptions
 from dataflare.planner import Plan
 from dataflare.planner.physical import Stage
 from dataflare.planner.written_as import going_on
 from dataflare.state.layout import difference
 
+_KEPT_THERE = (
+    "what its destination has from earlier runs stays there, and the versions that are current there stay so; empty "
+    "the table where it should hold those of this run alone"
+)
 StateByStep = Mapping[str, Sequence[OperatorSnapshot]]
 
 
 def state_before(
-    plan: Plan, store: Storage, base_epoch: int, carried: Mapping[str, object]
+    plan: Plan,
+    store: Storage,
+    base_epoch: int,
+    carried: Mapping[str, object],
+    *,
+    options: RunOptions,
 ) -> tuple[StateByStep, list[str]]:
     """The state of each step that goes on, and what to tell of steps that begin anew. base_epoch: the last epoch of
-    the finished run; carried: by source, where this run begins. Blocking."""
-    steps = {
-        name: sources
-        for name, sources in going_on(plan.graph).items()
-        if any(carried.get(source) for source in sources)
+    the finished run; carried: by source, where this run begins. Blocking. Raises RunError (E0812) for a step that may not
+    begin anew."""
+    steps = going_on(plan.graph)
+    reads_new = {
+        name for name, sources in steps.items() if any(carried.get(source) for source in sources)
     }
-    stages = [stage for stage in plan.stages.stages if stage.operator and stage.name in steps]
+    stages = [
+        stage
+        for stage in plan.stages.stages
+        if (operator := stage.operator) is not None
+        and stage.name in steps
+        and (operator.goes_on_always or stage.name in reads_new)
+    ]
     if not stages or not base_epoch:
-        return {}, []
+        anew = [s.name for s in stages if options.fresh and s.name not in reads_new]
+        return {}, [f"step '{name}' begins anew: {_KEPT_THERE}" for name in anew]
     before = _manifest(store, base_epoch)
     found: dict[str, Sequence[OperatorSnapshot]] = {}
     told = []
     for stage in stages:
+        if before is not None and stage.name not in {*before.fingerprints, *reads_new}:
+            continue  # the run before did not have it, and it gets all rows
         shares = before.operators.get(stage.name, ()) if before is not None else ()
         reason = _unusable(plan, stage, shares, before)
         if reason is None:
             found[stage.name] = shares
+        elif options.accept_changes:
+            of_new = "its results are those of the rows that this run reads; --fresh reads all rows again"
+            what = of_new if stage.name in reads_new else _KEPT_THERE
+            told.append(f"step '{stage.name}' begins anew, because {reason}: {what}")
+        elif stage.name not in reads_new:
+            raise RunError(
+                f"step '{stage.name}' cannot go on where the run before ended, because {reason}: it would give "
+                "versions that are there once more",
+                code="E0812",
+                step=stage.name,
+                spot=plan.workflow.step(stage.name).spot,
+                help="empty its table and use --fresh, or use --accept-changes to keep the versions that are there and "
+                "begin anew",
+            )
         else:
-            told.append(
-                f"step '{stage.name}' begins anew, because {reason}: its results are those of the rows that this run "
-                "reads; --fresh reads all rows again"
+            raise RunError(
+                f"step '{stage.name}' cannot go on where the run before ended, because {reason}: its results would be "
+                "those of new rows alone, and its sources do not give the others again",
+                code="E0812",
+                step=stage.name,
+                spot=plan.workflow.step(stage.name).spot,
+                help="use --fresh to read all rows again, or --accept-changes to let the step begin anew with the new "
+                "rows",
             )
     return found, told
 

@@ -20,6 +20,10 @@ from dataflare.errors import Blame, DataFlareError, SystemError_, raise_all
 from dataflare.jobs.failures import as_dataflare_error
 from dataflare.model.types import Schema
 from dataflare.planner.bind import bind_workflow
+from dataflare.planner.families import reads_many, stream_names_of
+from dataflare.planner.families.expand import holds_table
+from dataflare.planner.families.keys import keyed, lacks_key
+from dataflare.planner.families.tables import PER_TABLE
 from dataflare.planner.lookups import own_table
 from dataflare.sdk import registry
 from dataflare.sdk.context import ConnectorContext, Policy
@@ -27,6 +31,7 @@ from dataflare.sdk.destination import DestinationConnector
 from dataflare.sdk.lookup import LookupConnector
 from dataflare.sdk.source import SourceConnector
 from dataflare.workflow.load import bind as bind_config
+from dataflare.workflow.model import DestinationStep
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import AnyStep, Workflow
@@ -122,6 +127,9 @@ def _source_probes(workflow: Workflow, step: AnyStep, policy: Policy) -> Iterabl
             return
     class_ = registry.source(type_)
     connector = class_(bind_config(class_.Config, config, step=step.name), context)
+    if kind == "source" and reads_many(workflow.sources[step.name]):
+        yield _Probe(step, kind, type_, lambda: _tables_asked(connector, workflow, step, policy))
+        return
     if kind == "source":
         connector.contract = workflow.sources[step.name].schema
     yield _Probe(step, kind, type_, lambda: _source_asked(connector))
@@ -130,7 +138,28 @@ def _source_probes(workflow: Workflow, step: AnyStep, policy: Policy) -> Iterabl
 def _destination(workflow: Workflow, step: AnyStep, policy: Policy) -> DestinationConnector:
     class_ = registry.destination(step.type)
     context = ConnectorContext(step.name, workflow.base, policy)
-    return class_(bind_config(class_.Config, step.config, step=step.name), context)
+    config = step.config
+    if holds_table(config):
+        config = config.without(PER_TABLE)
+        # The key of each table is known when its source has been asked.
+        config = keyed(config, ("-",)) if _lacks_key(step, class_) else config
+    return class_(bind_config(class_.Config, config, step=step.name), context)
+
+
+def _lacks_key(step: AnyStep, class_: type[DestinationConnector]) -> bool:
+    return isinstance(step, DestinationStep) and lacks_key(step, class_.Config.model_fields)
+
+
+async def _tables_asked(
+    connector: SourceConnector, workflow: Workflow, step: AnyStep, policy: Policy
+) -> tuple[Mapping[str, str], Schema | None]:
+    """What a source has that reads many tables."""
+    names = await stream_names_of(workflow, step.name, policy)
+    if names is None:
+        return await _source_asked(connector)
+    await connector.aclose()
+    shown = ", ".join(names[:_COLUMNS_SHOWN]) + (", ..." if len(names) > _COLUMNS_SHOWN else "")
+    return {"tables": f"{len(names)} ({shown})"}, None
 
 
 async def _source_asked(connector: SourceConnector) -> tuple[Mapping[str, str], Schema | None]:

@@ -15,6 +15,7 @@ from typing import Any
 from dataflare.checkpoint.runs import Current
 from dataflare.errors import Blame, DataError, RunError
 from dataflare.model.new_fields import Columns, FieldsAppeared
+from dataflare.planner.graph import Graph, Port, SourceNode
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.sdk.destination import Marker
 
@@ -57,12 +58,17 @@ def with_fields(current: Current, appeared: FieldsAppeared, plan: PhysicalPlan) 
     }
 
 
-def appeared_lines(appeared: FieldsAppeared) -> list[str]:
-    """Lines for the user about new fields that became columns."""
-    return [
-        f"step '{step}': new fields became columns: {', '.join(fields)}"
-        for step, fields in appeared.fields.items()
-    ]
+def appeared_lines(appeared: FieldsAppeared, before: Graph, now: Graph) -> list[str]:
+    """Lines for the user about new fields that became columns. before, now: the plans. A plan looks at all tables again, so
+    it has new columns of tables whose rows have not come yet."""
+    added = {step: list(fields) for step, fields in appeared.fields.items()}
+    for node in now:
+        if isinstance(node, SourceNode) and node.id in before.nodes and node.id not in added:
+            known = before.schema(Port(node.id)).names
+            names = [name for name in now.schema(Port(node.id)).names if name not in known]
+            if names:
+                added[node.id] = names
+    return [f"step '{s}': new fields became columns: {', '.join(f)}" for s, f in added.items()]
 
 
 def refuse_taking_back(markers: Mapping[str, Marker | None]) -> None:

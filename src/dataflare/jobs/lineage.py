@@ -25,6 +25,7 @@ from dataflare.checkpoint.source_record import read_source
 from dataflare.checkpoint.store import LocalStore, Storage, lineages_in, newest_manifest
 from dataflare.engine.coordinator import Identity
 from dataflare.errors import Blame, CheckpointError, RunError
+from dataflare.jobs.absent_tables import with_absent
 from dataflare.jobs.changes import compare
 from dataflare.jobs.from_savepoint import (
     UNCOUNTED_ATTEMPTS,
@@ -32,6 +33,7 @@ from dataflare.jobs.from_savepoint import (
     from_savepoint,
     with_changes,
 )
+from dataflare.jobs.log_tables import added_steps, of_streams, removed_steps
 from dataflare.jobs.lost_parts import with_parts
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.ownership import (
@@ -182,9 +184,13 @@ class Lineage:
                 return True
         if owners and not self.options.fresh:
             refuse_owned(self.workflow, owners)
-        current, targets = self.current, targets_of(plan.stages)
+        current = self.current
+        targets = with_absent(self.workflow, targets_of(plan.stages), current.targets)
         if not self.options.accept_changes:
-            steps = carried_to(self.workflow, used_of(plan.stages, current.carried))
+            carried = used_of(plan.stages, current.carried)
+            positions = {name: [value] for name, value in carried.items()}
+            added = added_steps(self.workflow, plan.stages, positions)
+            steps = [s for s in carried_to(self.workflow, carried) if s not in added]
             refuse_other_targets(self.workflow, current.targets, targets, steps)
             if current.last_epoch <= current.base_epoch:  # this run has written nothing yet
                 steps_with_rows = [step for step in steps if step in await in_thread(self._written)]
@@ -218,7 +224,7 @@ class Lineage:
     async def _adopt(self, plan: Plan, manifest: Manifest, attempt: int) -> None:
         """Adopt a lineage at one of its checkpoints."""
         if not manifest.final:
-            self._refuse_changed(plan, manifest)
+            self._refuse_changed(plan, self._store(self._storage(), manifest.lineage), manifest)
         store = self._store(self._storage(), manifest.lineage)
         of_marker = manifest
         manifest = await with_parts(self.workflow, plan.stages, of_marker, store)
@@ -325,15 +331,30 @@ class Lineage:
             if fact.manifest is not None and fact.epoch > current.base_epoch
         ]
         if manifests:
-            self._refuse_changed(plan, manifests[0])
+            self._refuse_changed(plan, store, manifests[0])
 
-    def _refuse_changed(self, plan: Plan, manifest: Manifest) -> None:
+    def _refuse_changed(self, plan: Plan, store: Storage, manifest: Manifest) -> None:
+        """Raise RunError (E0803) if a step has changed since a checkpoint. Blocking."""
         if self.options.accept_changes:
             return
         before, now = manifest.fingerprints, self.workflow.fingerprints()
+        sources = {
+            name: read_source(store, each)
+            for name, each in manifest.sources.items()
+            if name in of_streams(plan.stages)
+        }
+        positions = {
+            name: [
+                *([] if each.carried is None else [each.carried]),
+                *(s.position.value for s in each.states.values() if s.position is not None),
+            ]
+            for name, each in sources.items()
+        }
+        added = added_steps(self.workflow, plan.stages, positions)
+        removed = removed_steps(self.workflow, plan.stages, before)
         changed = [n for n in now if n in before and before[n] != now[n]]
-        changed += [f"{n} (new)" for n in now if n not in before]
-        changed += [f"{n} (gone)" for n in before if n not in now]
+        changed += [f"{n} (new)" for n in now if n not in before and n not in added]
+        changed += [f"{n} (gone)" for n in before if n not in now and n not in removed]
         if changed:
             name = changed[0].partition(" ")[0]
             spot = self.workflow.step(name).spot if name in now else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -12,6 +13,9 @@ from dataflare.checkpoint.store import LocalStore, Storage
 from dataflare.jobs.progress import Progress
 from dataflare.jobs.result import RunResult
 from dataflare.sdk.context import Policy
+
+if TYPE_CHECKING:
+    from dataflare.jobs.watching import Watch
 
 
 class RunOptions(Struct, frozen=True):
@@ -22,7 +26,8 @@ class RunOptions(Struct, frozen=True):
     after that record, by the thread that wrote it: a process whose only work is the run ends here, because
     a process that is started again after a kill between the record and its end would run again. stdout:
     where `stdout` destinations print, in place of standard output; it is not closed. storage: makes the store
-    of checkpoints from the workflow's folder and the lineage; called at each start and each restart."""
+    of checkpoints from the workflow's folder and the lineage; called at each start and each restart. observers: each is
+    entered when the run has its lock, and left before the result is told; they may ask the run on threads of their own."""
 
     home: Path
     fresh: bool = False
@@ -36,3 +41,4 @@ class RunOptions(Struct, frozen=True):
     end: Callable[[RunResult], None] | None = None
     stdout: IO[str] | None = None
     storage: Callable[[Path, str], Storage] = LocalStore
+    observers: Sequence[Callable[[Watch], AbstractContextManager[object]]] = ()

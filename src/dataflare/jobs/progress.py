@@ -22,7 +22,8 @@ class StepProgress(Struct, frozen=True):
 
 class Progress(Struct, frozen=True):
     """rows_per_s: the current rate of all sources. backlog_rows: rows in the channels between tasks.
-    watermark: the least event time that some step still expects, as RFC 3339, where it is known."""
+    watermark: the least event time that some step still expects, as RFC 3339, where it is known. kept_bytes: how much of
+    their logs servers keep for the sources, where that is known."""
 
     elapsed_s: float
     steps: dict[str, StepProgress]
@@ -32,6 +33,7 @@ class Progress(Struct, frozen=True):
     backlog_rows: int
     message: str | None = None
     watermark: str | None = None
+    kept_bytes: int | None = None
 
 
 class Reporter:
@@ -42,7 +44,6 @@ class Reporter:
         self.started = time.monotonic()
         self._seen: tuple[float, int] = (self.started, 0)
         self._rate = 0.0
-        self.checkpoints = 0
 
     def say(self, message: str) -> None:
         """Report a notice, such as the checkpoint that was resumed."""
@@ -51,12 +52,13 @@ class Reporter:
     def report(self, attempt: Attempt | None, message: str | None = None) -> None:
         if self.listener is None:
             return
-        stats = attempt.coordinator.stats if attempt and attempt.coordinator else None
+        stats = self.metrics.checkpoints
         now, rows = time.monotonic(), self._source_rows()
         before, rows_before = self._seen
         if now - before > 0.2:
             self._rate = (rows - rows_before) / (now - before)
             self._seen = (now, rows)
+        kept = [m.kept_bytes for m in self.metrics.steps.values() if m.kept_bytes is not None]
         marks = [m.watermark_us for m in self.metrics.steps.values() if m.watermark_us is not None]
         self.listener(
             Progress(
@@ -66,13 +68,20 @@ class Reporter:
                     for name, m in self.metrics.steps.items()
                 },
                 rows_per_s=self._rate,
-                checkpoints=self.checkpoints + (stats.completed if stats else 0),
-                last_checkpoint_s=stats.last_s if stats else None,
+                checkpoints=stats.completed,
+                last_checkpoint_s=stats.last_s,
                 backlog_rows=attempt.backlog_rows if attempt else 0,
                 message=message,
                 watermark=rfc3339(min(marks)) if marks else None,
+                kept_bytes=sum(kept) if kept else None,
             )
         )
 
     def _source_rows(self) -> int:
-        return sum(m.rows_out or 0 for m in self.metrics.steps.values() if m.kind == "source")
+        steps = self.metrics.steps
+        # The rows of streams that one reader gives are counted for their source too.
+        return sum(
+            m.rows_out or 0
+            for name, m in steps.items()
+            if m.kind == "source" and ("." not in name or name.partition(".")[0] not in steps)
+        )

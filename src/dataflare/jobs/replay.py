@@ -56,6 +56,7 @@ from dataflare.planner import RULES, plan_async
 from dataflare.planner.bind import bind_workflow
 from dataflare.planner.dead_letters import STEP
 from dataflare.planner.event_time import stamp_of
+from dataflare.planner.families import expanded
 from dataflare.planner.graph import Graph, SourceNode
 from dataflare.sdk.crashpoints import crash_point
 
@@ -83,7 +84,9 @@ class Replayed(Struct):
 
     @property
     def exit_status(self) -> int:
-        return next((each.exit_status for each in self.results if each.exit_status), 0)
+        """1 also where rows were left, or were refused again."""
+        failed = next((each.exit_status for each in self.results if each.exit_status), 0)
+        return failed or int(bool(self.failed or self.reasons))
 
 
 def replay(workflow: Workflow, box: LetterBox, matches: Callable[[Letter], bool]) -> Replayed:
@@ -113,6 +116,7 @@ class _Replay:
         if not waiting and not pending:
             return self.outcome
         learned = learned_by(self.box.folder.parent, self.workflow.name)
+        self.workflow = asyncio.run(expanded(self.workflow))
         graph = asyncio.run(bind_workflow(self.workflow, learned=learned))
         for folder in pending:
             if not self._go_on(folder, graph):
@@ -214,7 +218,8 @@ class _Replay:
             return True
         node = graph.nodes[feed.first]
         if isinstance(node, SourceNode):
-            again = asyncio.run(read_rows_again(node, letters, stamp_of(graph, node)))
+            change = self.workflow.settings.schema_change
+            again = asyncio.run(read_rows_again(node, letters, stamp_of(graph, node), change))
             self.outcome.reasons.update(again.left)
             rows = (again.letters, again.rows) if again.letters else None
         else:

@@ -18,7 +18,9 @@ class RunResult(Struct, frozen=True):
     standard output is gone).
 
     steps: counts by step, of this process. published: by destination, facts about what it has and where.
-    notes: facts for the user that are not warnings, such as '3 files were read by earlier runs'.
+    notes: facts for the user that are not warnings, such as '3 files were read by earlier runs'. times: by stage, named
+    after its first step, the seconds that its tasks were busy, waiting for rows, and blocked by what is behind them. slowest:
+    which of them set the pace, in words; None where none did.
     """
 
     workflow: str
@@ -33,6 +35,8 @@ class RunResult(Struct, frozen=True):
     warnings: list[str] = field(default_factory=list)
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    times: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    slowest: str | None = None
 
     @property
     def exit_status(self) -> int:
@@ -61,5 +65,7 @@ class RunResult(Struct, frozen=True):
             "written": {name: dict(facts) for name, facts in self.published.items()},
             "warnings": list(self.warnings),
             "notes": list(self.notes),
+            "times": {name: dict(seconds) for name, seconds in self.times.items()},
+            "slowest": self.slowest,
             "error": self.error.to_json() if self.error is not None else None,
         }

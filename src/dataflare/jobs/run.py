@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +24,14 @@ from dataflare.checkpoint.runs import RunRecord, new_run_id, utc_text
 from dataflare.checkpoint.store import Storage
 from dataflare.engine.attempt import Attempt, Ending, Start
 from dataflare.engine.coordinator import Identity
-from dataflare.engine.metrics import JobMetrics
 from dataflare.errors import (
     CheckpointError,
     DataFlareError,
     Retry,
     from_here,
 )
-from dataflare.jobs.breakers import circuit_breakers
+from dataflare.jobs.absent_tables import with_absent
+from dataflare.jobs.alerting import alerting
 from dataflare.jobs.changes import types_of
 from dataflare.jobs.closing import (
     closing_warnings,
@@ -43,14 +43,14 @@ from dataflare.jobs.closing import (
     what_is_visible,
     with_deleted,
 )
+from dataflare.jobs.counting import policies_of
 from dataflare.jobs.failures import as_dataflare_error, place
 from dataflare.jobs.going_on import state_before
 from dataflare.jobs.interrupts import interruptible
+from dataflare.jobs.known_tables import expanded_to_run
 from dataflare.jobs.learning import appeared_lines, refuse_more, with_fields
 from dataflare.jobs.lineage import Lineage, scratch_of
-from dataflare.jobs.nothing_new import nothing_to_replace_with
 from dataflare.jobs.options import RunOptions
-from dataflare.jobs.progress import Reporter
 from dataflare.jobs.recovery import (
     Recovered,
     carried_over,
@@ -58,13 +58,13 @@ from dataflare.jobs.recovery import (
     open_committers,
     recover,
 )
+from dataflare.jobs.replaced_rows import nothing_to_replace_with
 from dataflare.jobs.result import RunResult
 from dataflare.jobs.unread import unread
+from dataflare.jobs.watching import Watch
 from dataflare.model.new_fields import Columns, FieldsAppeared
 from dataflare.planner import Plan, plan_async
-from dataflare.planner.dead_letters import error_handling
-from dataflare.planner.retries import retry_policies
-from dataflare.resilience.retry import AFTER_MAX_S, Retried, Retries
+from dataflare.resilience.retry import AFTER_MAX_S
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer
 from dataflare.sdk.runtime import Runtime
@@ -114,33 +114,22 @@ async def arun(workflow: Workflow, options: RunOptions) -> RunResult:
 
 class _Run:
     def __init__(self, workflow: Workflow, options: RunOptions) -> None:
-        self.workflow, self.options = workflow, options
+        self.options = options
         self.run_id = new_run_id()
-        self.lineage = Lineage(workflow, options, self.run_id)
         self.interrupted = self.unread = self.has_met = False
-        self.warnings: list[str] = []
-        self.started = time.monotonic()
-        self.metrics = JobMetrics({step.name: step.kind for step in workflow.steps()})
-        self.metrics.errors_max = {
-            step.name: handling.max_errors
-            for step in workflow.steps()
-            if (handling := error_handling(workflow, step.name)).max_errors is not None
-        }
-        self.reporter = Reporter(self.metrics, options.listener)
-        self.retried: dict[str, list[Retried]] = {}
-        self.retries = Retries(
-            retry_policies(workflow),
-            self._retried,
-            breakers=circuit_breakers(workflow, self._held_back),
-        )
-        self.held_back: dict[str, int] = {}
+        self.watch = Watch(workflow, self.run_id, options)
+        self._use(workflow)
         self.resumed_from: int | None = None
-        self.checkpoints = 0
-        self.last_bytes = 0
         self.published: dict[str, Mapping[str, Any]] = {}
         self.notes: dict[str, Sequence[str]] = {}
         self.letters_at: Mapping[str, str] = {}
         self.stop = asyncio.Event()
+
+    def _use(self, workflow: Workflow) -> None:
+        self.workflow = workflow
+        self.lineage = Lineage(workflow, self.options, self.run_id)
+        self.watch.use(workflow)
+        self.metrics, self.retries = self.watch.metrics, self.watch.retries
 
     async def run(self, *, signals: bool) -> RunResult:
         """signals: SIGINT and SIGTERM stop the run."""
@@ -153,10 +142,13 @@ class _Run:
                 return await self._begun()
 
     async def _begun(self) -> RunResult:
+        with_tables = await expanded_to_run(self.workflow, self.options, self.retries)
+        if with_tables is not self.workflow:
+            self._use(with_tables)
         plan = await self._plan(self.lineage.learned())
         if plan.stages.commits_wait:
-            self.reporter.say("all rows are committed at the end of the run: see `dataflare plan`")
-        self._warn(doubts_of(plan))
+            self.watch.say("all rows are committed at the end of the run: see `dataflare plan`")
+        self.watch.warn(doubts_of(plan))
         self.letters_at = letter_places(plan.stages)
         folder = self.lineage.folder
         await in_thread(make_state_folder, folder)
@@ -192,17 +184,21 @@ class _Run:
             fingerprints=self.workflow.fingerprints(),
         )
         await in_thread(log.start, record)
-        status, error, carried = await self._attempts(plan, resume)
-        if status == "finished" and self.lineage.adopted_finished:
-            plan, resume = await self._after_adopted(plan, carried or {})
-            status, error, carried = await self._attempts(plan, resume)
-        if status == "finished":
-            await self.lineage.keep(finished=True, carried=carried or {})
-            crash_point("run.finished")
+        with self.watch.watched():
+            async with alerting(self.watch, self.lineage.folder):
+                self.watch.log.log("info", "run", f"run {self.run_id} has begun")
+                status, error, carried = await self._attempts(plan, resume)
+                if status == "finished" and self.lineage.adopted_finished:
+                    plan, resume = await self._after_adopted(plan, carried or {})
+                    status, error, carried = await self._attempts(plan, resume)
+                self.watch.ended(status, error)
+                if status == "finished":
+                    await self.lineage.keep(finished=True, carried=carried or {})
+                    crash_point("run.finished")
         if status != "finished":
             self.metrics.rewind(keep=visible_at_once(plan.stages))
         if status == "failed":
-            self.warnings.extend(what_is_visible(plan.stages, self.metrics))
+            self.watch.warnings.extend(what_is_visible(plan.stages, self.metrics))
         result = self._result(status, error)
         await self._tell(result, ended(record, result, carried))
         return result
@@ -270,8 +266,10 @@ class _Run:
                     delay = min(policy.max_delay, policy.delay * 2 ** (len(failures) - 1))
                     delay = max(delay, min(error.retry_after_s or 0.0, AFTER_MAX_S))
                     reason = from_here(error.message)
-                    self.warnings.append(f"restarted after {error.code}: {reason}")
-                    self.reporter.say(f"{reason}; restarting in {delay:g} s")
+                    self.watch.restarts += 1
+                    self.watch.status = "restarting"
+                    self.watch.warnings.append(f"restarted after {error.code}: {reason}")
+                    self.watch.say(f"{reason}; restarting in {delay:g} s", level="error")
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(delay):
                             await self.stop.wait()
@@ -291,10 +289,10 @@ class _Run:
         crash_point("replan.after_learned")
         if plan.stages.commits_wait or plan.stages.starts_over:
             self.metrics.start_over()
-        for line in appeared_lines(appeared):
-            self.warnings.append(line)
-            self.reporter.say(line)
-        return await self._plan(self.lineage.current.learned)
+        now = await self._plan(self.lineage.current.learned)
+        for line in appeared_lines(appeared, plan.written, now.written):
+            self.watch.warn([line])
+        return now
 
     def _timer(self) -> asyncio.TimerHandle | None:
         if self.options.for_s is None:
@@ -340,10 +338,10 @@ class _Run:
             elif manifest is None and await nothing_to_replace_with(plan, current.carried):
                 return "finished", None, dict(current.carried)
             else:
+                kept = partial(state_before, options=self.options)
                 facts = (plan, store, current.base_epoch, current.carried)
-                new = manifest is None
-                state, told = await in_thread(state_before, *facts) if new else ({}, [])
-                self._warn(told)
+                state, told = ({}, []) if manifest else await in_thread(kept, *facts)
+                self.watch.warn(told)
                 note = self.lineage.note_epoch
                 start = Start(identity, recovered.epoch, manifest, current.carried, note, state)
                 ending = await self._run_tasks(plan, start, store, committers)
@@ -354,7 +352,8 @@ class _Run:
             await completed(self._closed(plan, committers))
         if not ending.finished:
             return self._stopped_by(), None, None
-        return "finished", None, await in_thread(carried_over, plan.stages, ending.manifest, store)
+        carried = await in_thread(carried_over, plan.stages, ending.manifest, store)
+        return "finished", None, with_absent(self.workflow, carried, current.carried)
 
     async def _closed(self, plan: Plan, committers: Mapping[str, Committer]) -> None:
         await close_committers(committers)
@@ -391,7 +390,7 @@ class _Run:
             await self.lineage.give_back()
             raise
         if restored is not None:
-            self._warn(restored.warnings)
+            self.watch.warn(restored.warnings)
             if not restored.on_trial:
                 self.lineage.restored = None
         return recovered
@@ -399,33 +398,27 @@ class _Run:
     async def _run_tasks(
         self, plan: Plan, start: Start, store: Storage, committers: Mapping[str, Committer]
     ) -> Ending:
-        policies = {
-            step.name: error_handling(self.workflow, step.name).on_error
-            for step in self.workflow.steps()
-        }
-        attempt = Attempt(
+        self.watch.plan = plan
+        attempt = self.watch.attempt = Attempt(
             plan.stages,
             self.workflow.settings,
             start,
             store,
             committers,
             self.metrics,
-            policies,
+            policies_of(self.workflow),
             self.retries,
             scratch=scratch_of(self.workflow, store),
         )
+        self.watch.status = "running"
         reporting = asyncio.ensure_future(self._report(attempt))
         try:
             return await attempt.run(self.stop)
         finally:
             reporting.cancel()
             await completed(asyncio.gather(reporting, return_exceptions=True))
-            if attempt.coordinator is not None:
-                stats = attempt.coordinator.stats
-                self.checkpoints += stats.completed
-                self.reporter.checkpoints = self.checkpoints
-                self.last_bytes = stats.last_bytes or self.last_bytes
-            self.reporter.report(None)
+            self.watch.end_attempt()
+            self.watch.report()
 
     async def _report(self, attempt: Attempt) -> None:
         """Tell the listener how far the run is, and take the savepoints that are asked for."""
@@ -435,49 +428,42 @@ class _Run:
         while True:
             due += every_s
             await asyncio.sleep(max(0.0, due - loop.time()))
-            self.reporter.report(attempt)
+            self.watch.report()
             await self.lineage.answer_savepoints(attempt.checkpoint_now)
 
-    def _retried(self, retried: Retried) -> None:
-        self.retried.setdefault(retried.step, []).append(retried)
-        self.reporter.say(from_here(f"step '{retried.step}': {retried}"))
-
-    def _held_back(self, step: str, recovery_s: float) -> None:
-        self.held_back[step] = self.held_back.get(step, 0) + 1
-        self.reporter.say(f"step '{step}': too many calls fail; none is made for {recovery_s:g} s")
-
-    def _warn(self, texts: Iterable[str]) -> None:
-        for text in texts:
-            if text not in self.warnings:
-                self.warnings.append(text)
-                self.reporter.say(text)
-
     def _notice(self, recovered: Recovered) -> None:
-        self._warn(recovered.notices)
+        self.watch.warn(recovered.notices)
         if recovered.manifest is not None:
             if self.resumed_from is None:
                 self.resumed_from = recovered.manifest.epoch
-            self.reporter.say(f"resumed from checkpoint {recovered.manifest.epoch}")
+            self.watch.say(f"resumed from checkpoint {recovered.manifest.epoch}")
 
     # -- the end -----------------------------------------------------------------------------------
 
     def _result(self, status: str, error: DataFlareError | None) -> RunResult:
-        self.warnings.extend(
+        self.watch.warnings.extend(
             closing_warnings(
-                self.metrics, self.retried, self.held_back, self.published, self.letters_at
+                self.metrics,
+                self.watch.retried,
+                self.watch.held_back,
+                self.published,
+                self.letters_at,
             )
         )
+        times, slowest = self.watch.who_is_slow()
         return RunResult(
+            times=times,
+            slowest=slowest,
             workflow=self.workflow.name,
             run_id=self.run_id,
             status=status,
             resumed_from=self.resumed_from,
-            duration_s=time.monotonic() - self.started,
+            duration_s=self.watch.elapsed_s,
             steps=with_deleted(self.metrics.to_json(), self.published),
-            checkpoints=self.checkpoints,
-            last_checkpoint_bytes=self.last_bytes,
+            checkpoints=self.metrics.checkpoints.completed,
+            last_checkpoint_bytes=self.metrics.checkpoints.last_bytes,
             error=error,
-            warnings=self.warnings,
+            warnings=self.watch.warnings,
             published=self.published,
             notes=[
                 f"step '{name}': {note}"
@@ -496,5 +482,5 @@ class _Run:
 
     def _interrupt(self) -> None:
         self.interrupted = True
-        self.reporter.say("stopping after a checkpoint; once more to stop at once")
+        self.watch.say("stopping after a checkpoint; once more to stop at once")
         self.stop.set()

@@ -92,7 +92,7 @@ class _Stubs:
         column they have."""
         rows = self.test.given[given_name]
         columns = {name for row in rows for name in row}
-        steps, names = [given_name.partition(".")[0]], set[str]()
+        steps, names = [self._split(given_name)[0]], set[str]()
         while steps:
             name = steps.pop()
             names.add(name)
@@ -111,7 +111,7 @@ class _Stubs:
     def _check_name(self, name: str, names: Any, *, destinations: bool) -> None:
         step_names = [*self.written.sources, *self.written.transformations]
         step_names += self.written.destinations if destinations else ()
-        if name in step_names or name.partition(".")[0] in self.written.transformations:
+        if name in step_names or self._split(name)[0] in self.written.transformations:
             return
         raise WorkflowError(
             f"there is no step '{name}'",
@@ -121,13 +121,21 @@ class _Stubs:
             help=did_you_mean(name, step_names),
         )
 
+    def _split(self, name: str) -> tuple[str, str | None]:
+        """The step of a name such as `router.eu`, and the output. A step of one table has a dot in its own name."""
+        step = name.rpartition(".")[0]
+        if name in self.written.transformations or not step:
+            return name, None
+        while step not in self.written.transformations and "." in step:
+            step = step.rpartition(".")[0]
+        return step, name[len(step) + 1 :]
+
     async def _expect(self, expected: str, spot: Spot | None) -> None:
         name = collected_as(self.written, self.test, expected)
         if expected in self.written.destinations:
             refs = self.written.destinations[expected].inputs
         else:
-            step, _, output = expected.partition(".")
-            refs = (InputRef(step, output or None, spot),)
+            refs = (InputRef(*self._split(expected), spot),)
         inputs = tuple([await self._read(ref) for ref in refs])
         self.destinations[name] = DestinationStep(
             name=name, type="blackhole", spot=spot, inputs=inputs

@@ -11,7 +11,9 @@ from msgspec import Struct
 
 from dataflare.engine.row_errors import fault_text
 from dataflare.expr import NOW_COLUMN
+from dataflare.jobs.messages_again import decoded_again
 from dataflare.operators.base import ERROR_COLUMN, Lowering, RowOperator
+from dataflare.sdk.messages.letters import SupportsMessages
 from dataflare.sdk.source import Reread, SupportsReread, UnreadRow
 
 if TYPE_CHECKING:
@@ -29,12 +31,19 @@ class RowsAgain(Struct):
 
 
 async def read_rows_again(
-    node: SourceNode, letters: Sequence[Letter], stamp: RowOperator | None = None
+    node: SourceNode, letters: Sequence[Letter], stamp: RowOperator | None, schema_change: str
 ) -> RowsAgain:
     """Read the rows of a source's letters as the workflow says today. stamp: of the source's event time;
-    a row that it refuses keeps its letter."""
+    a row that it refuses keeps its letter. schema_change: of the workflow."""
     source, none = node.connector, pl.DataFrame(schema=node.schema.to_polars())
-    if not isinstance(source, SupportsReread):
+    answers: Sequence[Reread]
+    if isinstance(source, SupportsMessages):
+        answers = await decoded_again(source, letters, schema_change)
+    elif isinstance(source, SupportsReread):
+        answers = await source.reread(
+            [UnreadRow(each.position, str(each.row["raw"]), each.neighbours) for each in letters]
+        )
+    else:
         advice = "fix the data or the workflow, and run the workflow again"
         if not source.reads_all():
             advice = (
@@ -42,10 +51,9 @@ async def read_rows_again(
                 "the cursor column, so that the next run reads it; or empty the destination and run with "
                 "--fresh. Then throw the letters away with `dataflare dlq purge`"
             )
-        why = f"source '{node.step}' (type {node.type}) cannot read a single row again, as a file can: {advice}"
+        why = f"source '{node.step}' (type {node.type}) cannot read a single row again, as a file or a broker of messages can: {advice}"
         return RowsAgain([], none, {why: len(letters)})
-    wanted = [UnreadRow(each.position, str(each.row["raw"]), each.neighbours) for each in letters]
-    answers = [_timely(each, stamp) for each in await source.reread(wanted)]
+    answers = [_timely(each, stamp) for each in answers]
     unread: dict[str, list[Reread]] = {}
     for each in answers:
         if each.row is None:
@@ -65,11 +73,11 @@ def _timely(answer: Reread, stamp: RowOperator | None) -> Reread:
     lowering, now = Lowering(), datetime.datetime.now(datetime.UTC)
     clock = pl.lit(now, pl.Datetime("us", "UTC")).alias(NOW_COLUMN)
     stamped = stamp.lower(answer.row.lazy().with_columns(clock), lowering).collect()
-    code = stamped[ERROR_COLUMN].item()
-    if code is None:
+    codes = stamped[ERROR_COLUMN].drop_nulls()
+    if not codes.len():
         return answer
-    _, _, message = fault_text(code, lowering)
-    return Reread(why=f"they still fail: {message}", detail=answer.source)
+    _, _, message = fault_text(codes[0], lowering)
+    return Reread(why=f"they still fail: {message}", detail=answer.detail or answer.source)
 
 
 def _rows(answers: Sequence[Reread]) -> Iterator[pl.DataFrame]:

@@ -23,6 +23,7 @@ from dataflare.errors import Blame, DataFlareError, PlanError
 from dataflare.jobs.collector import CollectorDestination
 from dataflare.jobs.compare import Arrived, Difference, compare
 from dataflare.jobs.failures import as_dataflare_error
+from dataflare.jobs.given_tables import with_given_tables
 from dataflare.jobs.stubs import collected_as, stubbed
 from dataflare.planner import RULES, physical
 from dataflare.planner.bind import bind_workflow
@@ -105,6 +106,7 @@ async def _collected(
     workflow: Workflow, test: WorkflowTest, policy: Policy
 ) -> tuple[dict[str, Arrived], list[str]]:
     """The actual rows of each expectation, and texts about failed rows."""
+    workflow = with_given_tables(workflow, test, policy)
     reduced = await stubbed(workflow, test, policy)
     bound = await bind_workflow(reduced, policy=policy)
     # Never set: the collectors take all rows.

@@ -4,7 +4,8 @@ Always true:
 - cloning and slicing copy no rows;
 - the rows of one batch all have the batch's schema;
 - in a changelog the two halves of an update are adjacent rows of one batch. `slice` and `filter` do
-  not check row kinds, so a caller that cuts a changelog must keep the halves together.
+  not check row kinds, so a caller that cuts a changelog must keep the halves together;
+- a TRUNCATE is the only row of its batch, and has NULL in all columns.
 Reserved columns begin with RESERVED; users' columns may not.
 """
 
@@ -28,17 +29,19 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class RowKind(enum.IntEnum):
-    """The kind of change that a row of a changelog describes."""
+    """The kind of change that a row of a changelog describes. TRUNCATE: all rows of the table before it went. It comes
+    only where every step behind the source takes it."""
 
     INSERT = 0
     UPDATE_BEFORE = 1
     UPDATE_AFTER = 2
     DELETE = 3
+    TRUNCATE = 4
 
 
 Kinds = frozenset[RowKind]
 INSERTS: Kinds = frozenset({RowKind.INSERT})
-CHANGES: Kinds = frozenset(RowKind)
+CHANGES: Kinds = frozenset(RowKind) - {RowKind.TRUNCATE}
 UPDATES: Kinds = frozenset({RowKind.UPDATE_BEFORE, RowKind.UPDATE_AFTER})
 
 
@@ -47,9 +50,11 @@ class SharedDataBatch:
 
     frame: the rows; with a KIND_COLUMN it is a changelog, without one all rows are inserts.
     metadata: small facts about the batch (split, file), never about single rows.
+    read_at_s: when its rows were read, or those that they were made of, by the clock of the event loop; 0 if that is not
+    known. traced: what it carries where it is traced (see `sdk.tracing`).
     """
 
-    __slots__ = ("_bytes", "frame", "metadata", "num_rows", "watermark")
+    __slots__ = ("_bytes", "frame", "metadata", "num_rows", "read_at_s", "traced", "watermark")
 
     def __init__(
         self,
@@ -57,8 +62,12 @@ class SharedDataBatch:
         *,
         metadata: Mapping[str, Any] = _EMPTY,
         watermark: Watermark | None = None,
+        read_at_s: float = 0.0,
+        traced: Any = None,
     ) -> None:
         self.frame = frame
+        self.read_at_s = read_at_s
+        self.traced = traced
         self.num_rows: int = frame.height
         self.metadata = MappingProxyType(dict(metadata)) if metadata else _EMPTY
         self.watermark = watermark
@@ -157,10 +166,37 @@ class SharedDataBatch:
             pl.concat(frames, how="vertical", rechunk=False),
             metadata=metadata,
             watermark=max(marks) if marks else None,
+            read_at_s=min(batch.read_at_s for batch in batches),
         )
 
     def _with(self, frame: pl.DataFrame) -> SharedDataBatch:
-        return SharedDataBatch(frame, metadata=self.metadata, watermark=self.watermark)
+        return SharedDataBatch(
+            frame, metadata=self.metadata, watermark=self.watermark, read_at_s=self.read_at_s
+        )
+
+
+def truncation(schema: Mapping[str, pl.DataType] | pl.Schema) -> pl.DataFrame:
+    """The row that says that all rows of a table went. schema: of the table's rows."""
+    names = {name: dtype for name, dtype in schema.items() if name != KIND_COLUMN}
+    row = pl.DataFrame(schema=names).clear(1)
+    return row.with_columns(pl.lit(RowKind.TRUNCATE, pl.UInt8).alias(KIND_COLUMN))
+
+
+def is_truncation(frame: pl.DataFrame) -> bool:
+    """Whether a batch is a TRUNCATE."""
+    return (
+        frame.height == 1
+        and KIND_COLUMN in frame.columns
+        and frame[KIND_COLUMN][0] == RowKind.TRUNCATE
+    )
+
+
+_UNOPTIMISED = pl.QueryOptFlags.none()
+
+
+def few_rows(query: pl.LazyFrame) -> pl.DataFrame:
+    """The rows of a query over few rows in memory, which cost less than to look for a better query."""
+    return query.collect(engine="in-memory", optimizations=_UNOPTIMISED)
 
 
 def private(frame: pl.DataFrame) -> pl.DataFrame:

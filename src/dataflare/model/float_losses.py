@@ -5,6 +5,7 @@ A destination writes them as NULL (or minus zero as 0), and the run says how man
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -29,8 +30,12 @@ def float_losses(frame: pl.DataFrame, losses: Sequence[Loss]) -> dict[str, int]:
     import polars as pl
 
     dtypes = {
-        name: dtype for name, dtype in frame.schema.items() if dtype.is_float() or dtype.is_nested()
+        column.name: column.dtype
+        for column in frame.iter_columns()
+        if (column.dtype.is_float() and not _is_whole(column, losses)) or column.dtype.is_nested()
     }
+    if not dtypes:
+        return {}
     counts = {}
     for field in Schema.from_polars(dtypes):
         for loss in losses:
@@ -41,6 +46,11 @@ def float_losses(frame: pl.DataFrame, losses: Sequence[Loss]) -> dict[str, int]:
         return {}
     rows = frame.select(**{str(n): each for n, each in enumerate(counts.values())}).row(0)
     return {text: number for text, number in zip(counts, rows, strict=True) if number}
+
+
+def _is_whole(floats: pl.Series, losses: Sequence[Loss]) -> bool:
+    """Whether none of these values is among them, told without a query. A sum is finite only if all numbers are."""
+    return "minus zero" not in losses and math.isfinite(floats.sum() or 0.0)
 
 
 def _has(value: pl.Expr, type_: DataType, loss: Loss, *, inside: bool) -> pl.Expr | None:

@@ -23,6 +23,7 @@ from dataflare.errors import InternalError
 from dataflare.model.batch import CHANGES, INSERTS, KIND_COLUMN, Kinds
 from dataflare.model.event_time import TIME_COLUMNS
 from dataflare.model.types import Schema
+from dataflare.model.unchanged import UNCHANGED
 from dataflare.sdk.context import Policy
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ TRAVELLING = frozenset(
     (
         KIND_COLUMN,
         ERROR_COLUMN,
+        UNCHANGED,
         "__dataflare_row",
         "__dataflare_now",
         "__dataflare_rowkey",
@@ -152,6 +154,11 @@ class RowOperator(ABC):
         return True
 
     @property
+    def keeps_columns(self) -> bool:
+        """Whether it leaves each column that it does not read as it is, under its name."""
+        return False
+
+    @property
     def runs_alone(self) -> bool:
         """Whether it is not part of a query: a user's function, or a system that must be asked first."""
         return False
@@ -224,9 +231,11 @@ class StatefulOperator(ABC):
     passes_rows: what comes out are rows that went in, so columns that no step reads may be left out.
     finite: a bounded number of rows comes out, also of an input without end. timed: reads the event time of
     its rows. keeps_time: its results have an event time. accepts: the row kinds of its inputs that it is
-    right for; others are refused when the workflow is planned. repeats: a result may come again, as a plain row,
+    right for; others are refused when the workflow is planned. truncates: it takes a TRUNCATE, which comes to each
+    subtask. repeats: a result may come again, as a plain row,
     when rows come that change it. zone: the time zone whose clock it follows. goes_on: its tables at the end of its
     inputs are all that it would need if they went on, so the next run uses them where it reads only new rows.
+    goes_on_always: also where the next run reads all rows again.
     """
 
     step: str
@@ -236,7 +245,11 @@ class StatefulOperator(ABC):
     keeps_time: bool = False
     repeats: bool = False
     zone: str | None = None
+    goes_on_always: bool = False
     accepts: Kinds = INSERTS
+    truncates: ClassVar[bool] = False
+    fills_unchanged: ClassVar[bool] = False
+    """Whether it knows the values that rows leave out because they did not change (UNCHANGED)."""
     bounded_only: ClassVar[bool] = False
     no_changes: ClassVar[str] = ""
     """Why it takes no changelog, as `, because ...`."""
@@ -387,6 +400,7 @@ class BindContext(Struct, frozen=True):
     its rows have an event time. streaming: watermarks move while the run goes on, and rows may be late.
     read: the outputs other than the step itself that some step reads. inputs: their names in the file.
     kinds: by input, the row kinds of its rows; inserts only, if not given. ends: by input, whether it has an end.
+    matched: to which the step adds, for each pattern in a list of columns, whether a column matches it.
     """
 
     step: str
@@ -401,6 +415,7 @@ class BindContext(Struct, frozen=True):
     read: frozenset[str] = frozenset()
     kinds: tuple[Kinds, ...] = ()
     ends: tuple[bool, ...] = ()
+    matched: dict[str, bool] = field(default_factory=dict)
 
     @property
     def changes(self) -> bool:
@@ -416,6 +431,10 @@ class Step(ABC):
     summary: ClassVar[str]
     example: ClassVar[str]
     inputs_max: ClassVar[int | None] = 1
+    each_table: ClassVar[bool] = False
+    """Whether the step may read many tables, so that it is applied to each of them."""
+    key_of_source: ClassVar[bool] = False
+    """Whether a `key` that its config does not name is that of the table its rows are of."""
 
     @classmethod
     @abstractmethod

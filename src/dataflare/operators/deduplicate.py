@@ -138,6 +138,7 @@ class LiveDeduplicate(LiveOperator):
 class DeduplicateStep(Step):
     type = "deduplicate"
     Config = DeduplicateConfig
+    each_table = True
     summary = "Keep one row of each key: the first, the last, or the newest."
     example = """\
 type: deduplicate

@@ -26,6 +26,7 @@ class FilterConfig(StepConfig):
 class FilterStep(Step):
     type = "filter"
     Config = FilterConfig
+    each_table = True
     summary = "Keep the rows where a condition is true; `step.rejected` has the others."
     example = """\
 type: filter

@@ -17,6 +17,7 @@ from dataflare.model.types import Field as Column
 from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
 from dataflare.operators.names import (
     Name,
+    expanded,
     fitting_column,
     known_columns,
     no_doubles,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 class FlattenConfig(StepConfig):
     columns: list[Name] | None = Field(
-        default=None, description="Struct columns to flatten; all of them when not given."
+        default=None,
+        description="Struct columns to flatten, or patterns of them; all of them when not given.",
     )
     separator: Name = Field(default="_", description="Between the column's and the field's name.")
     depth: int | None = Field(
@@ -88,6 +90,7 @@ def _type_at(schema: Schema, path: tuple[str, ...]) -> DataType:
 class FlattenStep(Step):
     type = "flatten"
     Config = FlattenConfig
+    each_table = True
     summary = "Turn the fields of struct columns into columns."
     example = """\
 type: flatten
@@ -101,6 +104,7 @@ config: {columns: [user], separator: "_"}
         chosen = config.columns
         if chosen is None:
             chosen = [field.name for field in schema if field.type.name == "struct"]
+        chosen = expanded(chosen, schema, context.matched)
         known_columns(step, chosen, schema)
         for name in chosen:
             fits = schema[name].name == "struct"
@@ -186,6 +190,7 @@ class Explode(RowOperator, StructABC, frozen=True):
 class ExplodeStep(Step):
     type = "explode"
     Config = ExplodeConfig
+    each_table = True
     summary = "One row for each item of a list column."
     example = """\
 type: explode

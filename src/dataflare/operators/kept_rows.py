@@ -10,16 +10,63 @@ from typing import Any
 
 import polars as pl
 
+from dataflare.model import unchanged
+from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.event_time import NEVER, TIME_COLUMN, moment_of
 from dataflare.model.types import Schema
+from dataflare.model.unchanged import UNCHANGED
 from dataflare.model.units import shown_duration
 from dataflare.state.layout import Adaptation, Held, TableLayout, columns_of
 from dataflare.state.tables import Tables
+from dataflare.state.weighted import WEIGHT, WeightedRows, cancelled
+
+_SLICE_ROWS = 65_536
 
 
 def layout_of(schema: Schema, keys: Sequence[str] = ()) -> TableLayout:
     """The entry of a table of rows with these columns."""
     return TableLayout({key: f"{schema[key]}" for key in keys}, columns_of(schema), of_rows=True)
+
+
+def deletes_of_all(
+    rows: WeightedRows, keys: Sequence[str], frame: pl.DataFrame, gone: str | None = None
+) -> Iterator[pl.DataFrame]:
+    """A TRUNCATE as deletes by key of all rows that are kept, some at a time. frame: the TRUNCATE. gone: the column that
+    is true where a kept row is not there any more."""
+    left = [
+        part.filter(pl.col(WEIGHT) > 0 if gone is None else (pl.col(WEIGHT) > 0) & ~pl.col(gone))
+        .select(keys)
+        .unique(maintain_order=True)
+        for part in map(cancelled, rows.parts())
+    ]
+    others = [name for name in frame.columns if name not in (*keys, KIND_COLUMN)]
+    for part in (each for whole in left for each in whole.iter_slices(_SLICE_ROWS)):
+        yield part.with_columns(
+            *(pl.lit(None, frame.schema[name]).alias(name) for name in others),
+            pl.lit(RowKind.DELETE, pl.UInt8).alias(KIND_COLUMN),
+        ).select(frame.columns)
+
+
+LACKS = (
+    "a large value of it did not change, so the log does not have it, and no row with its key has come before",
+    "E0553",
+)
+"""Why a row is refused of which a value is not known, and the code."""
+
+
+def filled(
+    kept: pl.DataFrame, changes: pl.DataFrame, keys: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Changes with the values that they leave out as unchanged, from the rows that are kept and from changes before; and
+    those of which a value is not known."""
+    if UNCHANGED not in changes.columns:
+        return changes, changes.clear()
+    both = unchanged.filled(pl.concat([kept, changes], how="diagonal"), keys)
+    whole = both.slice(kept.height).select(*(n for n in changes.columns if n in both.columns))
+    if UNCHANGED not in whole.columns:
+        return whole, whole.clear()
+    lacks = pl.col(UNCHANGED).is_not_null()
+    return whole.filter(~lacks).drop(UNCHANGED), whole.filter(lacks).drop(UNCHANGED)
 
 
 def nulls(schema: Schema) -> pl.DataFrame:

@@ -68,6 +68,7 @@ class LiveLimit(LiveOperator):
 class LimitStep(Step):
     type = "limit"
     Config = LimitConfig
+    each_table = True
     summary = "Let the first rows pass, over the whole run; then its sources stop."
     example = """\
 type: limit

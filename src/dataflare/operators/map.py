@@ -11,8 +11,19 @@ from dataflare.expr import ExprText, check
 from dataflare.model.types import Schema
 from dataflare.operators.base import BindContext, Bound, RowOperator, Step, StepConfig
 from dataflare.operators.casts import cast
-from dataflare.operators.names import ByName, Name, known_columns, no_doubles, not_reserved, types
+from dataflare.operators.names import (
+    ByName,
+    Name,
+    by_column,
+    expanded,
+    known_columns,
+    no_doubles,
+    not_reserved,
+    types,
+)
 from dataflare.operators.primitives import Derive, Select
+
+Matched = dict[str, bool]
 
 
 class MapConfig(StepConfig):
@@ -24,17 +35,22 @@ class MapConfig(StepConfig):
     )
     rename: ByName[Name] = Field(default_factory=dict, description="Old name to new name.")
     cast: ByName[Name] = Field(
-        default_factory=dict, description="Column to type; a value that does not fit fails its row."
+        default_factory=dict,
+        description="Column, or pattern of columns, to type; a value that does not fit fails its row.",
     )
-    drop: list[Name] = Field(default_factory=list, description="Columns to leave out.")
+    drop: list[Name] = Field(
+        default_factory=list, description="Columns to leave out, or patterns such as secret_*."
+    )
     select: list[Name] | None = Field(
-        default=None, description="Columns to keep, in this order; all of them when not given."
+        default=None,
+        description="Columns to keep, or patterns, in this order; all of them when not given.",
     )
 
 
 class MapStep(Step):
     type = "map"
     Config = MapConfig
+    each_table = True
     summary = "Derive, rename, cast, drop and select columns."
     example = """\
 type: map
@@ -55,7 +71,7 @@ config:
         step, schema = context.step, inputs[0]
         operators: list[RowOperator] = []
         for part in (_derived, _renamed, _cast, _dropped, _selected):
-            operator = part(step, config, schema)
+            operator = part(step, config, schema, context.matched)
             if operator is not None:
                 operators.append(operator)
                 schema = operator.output_schema(schema)
@@ -69,7 +85,7 @@ config:
         return Bound(outputs={None: schema}, operators=tuple(operators))
 
 
-def _derived(step: str, config: MapConfig, schema: Schema) -> Derive | None:
+def _derived(step: str, config: MapConfig, schema: Schema, _: Matched) -> Derive | None:
     if not config.derive:
         return None
     not_reserved(step, config.derive)
@@ -79,7 +95,7 @@ def _derived(step: str, config: MapConfig, schema: Schema) -> Derive | None:
     )
 
 
-def _renamed(step: str, config: MapConfig, schema: Schema) -> Select | None:
+def _renamed(step: str, config: MapConfig, schema: Schema, _: Matched) -> Select | None:
     if not config.rename:
         return None
     known_columns(step, config.rename, schema)
@@ -94,27 +110,29 @@ def _renamed(step: str, config: MapConfig, schema: Schema) -> Select | None:
     return Select(step, tuple((str(new), old) for new, old in pairs))
 
 
-def _cast(step: str, config: MapConfig, schema: Schema) -> Derive | None:
-    if not config.cast:
+def _cast(step: str, config: MapConfig, schema: Schema, matched: Matched) -> Derive | None:
+    named = by_column(config.cast, schema, matched)
+    if not named:
         return None
-    known_columns(step, config.cast, schema)
-    wanted = types(step, config.cast)
+    known_columns(step, named, schema)
+    wanted = types(step, named)
     return Derive(
-        step,
-        tuple((str(n), cast(step, str(n), wanted[n], schema, at)) for n, at in config.cast.items()),
+        step, tuple((str(n), cast(step, str(n), wanted[n], schema, at)) for n, at in named.items())
     )
 
 
-def _dropped(step: str, config: MapConfig, schema: Schema) -> Select | None:
-    if not config.drop:
+def _dropped(step: str, config: MapConfig, schema: Schema, matched: Matched) -> Select | None:
+    dropped = expanded(config.drop, schema, matched)
+    if not dropped:
         return None
-    known_columns(step, config.drop, schema)
-    return Select(step, tuple((n, n) for n in schema.names if n not in config.drop))
+    known_columns(step, dropped, schema)
+    return Select(step, tuple((n, n) for n in schema.names if n not in dropped))
 
 
-def _selected(step: str, config: MapConfig, schema: Schema) -> Select | None:
+def _selected(step: str, config: MapConfig, schema: Schema, matched: Matched) -> Select | None:
     if config.select is None:
         return None
-    known_columns(step, config.select, schema)
-    no_doubles(step, config.select, "list it once")
-    return Select(step, tuple((str(n), str(n)) for n in config.select))
+    selected = expanded(config.select, schema, matched)
+    known_columns(step, selected, schema)
+    no_doubles(step, selected, "list it once")
+    return Select(step, tuple((str(n), str(n)) for n in selected))

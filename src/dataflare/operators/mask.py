@@ -12,7 +12,7 @@ from dataflare.expr import ExprText, Typed, check
 from dataflare.model.text import SourceText
 from dataflare.model.types import Schema
 from dataflare.operators.base import BindContext, Bound, Step, StepConfig
-from dataflare.operators.names import ByName, known_columns, spot_of
+from dataflare.operators.names import ByName, by_column, known_columns, spot_of
 from dataflare.operators.primitives import Derive, quote
 
 METHODS = {
@@ -35,13 +35,14 @@ class Mask(StepConfig):
 
 class MaskConfig(StepConfig):
     columns: ByName[Method | Mask | None] = Field(
-        description="Column to method (or method with options)."
+        description="Column, or pattern such as *email*, to method (or method with options)."
     )
 
 
 class MaskStep(Step):
     type = "mask"
     Config = MaskConfig
+    each_table = True
     summary = "Hide personal data: emails, card numbers, names."
     example = """\
 type: mask
@@ -56,9 +57,10 @@ config:
     @classmethod
     def bind(cls, config: MaskConfig, inputs: Sequence[Schema], context: BindContext) -> Bound:
         schema, step = inputs[0], context.step
-        known_columns(step, config.columns, schema)
+        columns = by_column(config.columns, schema, context.matched)
+        known_columns(step, columns, schema)
         made = []
-        for name, chosen in config.columns.items():
+        for name, chosen in columns.items():
             mask = chosen if isinstance(chosen, Mask) else Mask(method=chosen or "null")
             made.append((str(name), _masked(step, name, mask, schema)))
         operator = Derive(step, tuple(made))

@@ -7,7 +7,7 @@ error about a name points to it. Always true: they are `str` and `dict` in every
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 
@@ -19,10 +19,12 @@ from dataflare.errors import (
     WorkflowError,
     did_you_mean,
 )
+from dataflare.model.patterns import is_pattern, matches
 from dataflare.model.text import SourceText
 from dataflare.model.types import RESERVED, DataType, Schema, parse_type
 
 T = TypeVar("T")
+T_Name = TypeVar("T_Name", bound=str)
 
 
 def _kept(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -71,6 +73,49 @@ def known_columns(step: str, names: Iterable[str], schema: Schema) -> None:
                 notes=[f"it receives: {', '.join(schema.names)}"],
                 help=did_you_mean(name, schema.names),
             )
+
+
+def expanded(names: Iterable[T_Name], schema: Schema, matched: dict[str, bool]) -> list[T_Name]:
+    """A list of columns in which each pattern (`*` is any text, `?` one character) is replaced by the columns that match
+    it and that no other name of the list is. A column that is called like a pattern is a name. matched: to which is
+    added, for each pattern, whether a column matches it."""
+    listed = list(names)
+    named = {name for name in listed if not _stands_for_many(name, schema)}
+    found: dict[str, None] = {}
+    result: list[T_Name] = []
+    for name in listed:
+        if name in named:
+            result.append(name)
+            continue
+        every = [column for column in schema.names if matches(column, name)]
+        matched[str(name)] = matched.get(str(name), False) or bool(every)
+        fresh = [column for column in every if column not in named and column not in found]
+        found |= dict.fromkeys(fresh)
+        result += [placed(column, name) for column in fresh]
+    return result
+
+
+def by_column(named: Mapping[str, T], schema: Schema, matched: dict[str, bool]) -> dict[str, T]:
+    """A mapping by column in which each pattern is replaced as in `expanded`."""
+    result: dict[str, T] = {}
+    plain = [name for name in named if not _stands_for_many(name, schema)]
+    for name, value in named.items():
+        each = (
+            expanded([*plain, name], schema, matched)[len(plain) :] if name not in plain else [name]
+        )
+        for column in each:
+            result.setdefault(column, value)
+    return result
+
+
+def _stands_for_many(name: str, schema: Schema) -> bool:
+    return is_pattern(name) and name not in schema
+
+
+def placed(column: str, pattern: T_Name) -> T_Name:
+    """A column with the place of the pattern that stands for it."""
+    spot = spot_of(pattern)
+    return cast("T_Name", column if spot is None else SourceText(column, starts=((0, spot),)))
 
 
 def fitting_column(

@@ -204,6 +204,7 @@ class Parse(RowOperator, StructABC, frozen=True):
 class ParseStep(Step):
     type = "parse"
     Config = ParseConfig
+    each_table = True
     summary = (
         "Read JSON, CSV or a regular expression's groups out of a text column, or Avro records out of a "
         "binary one; `step.errors` has the rows that cannot be read, less the columns that the step replaces."

@@ -24,6 +24,10 @@ class PartedUpdates(RowOperator, StructABC, frozen=True):
     def keeps_rows(self) -> bool:
         return True
 
+    @property
+    def keeps_columns(self) -> bool:
+        return True
+
     def makes(self, arriving: Kinds) -> Kinds:
         return arriving | {RowKind.INSERT, RowKind.DELETE} if arriving & UPDATES else arriving
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from dataflare.model import unchanged
 from dataflare.model.batch import KIND_COLUMN, UPDATES, Kinds, RowKind
 from dataflare.model.record import StructABC
 from dataflare.model.types import Field, Schema
+from dataflare.model.unchanged import UNCHANGED
 from dataflare.operators.base import TRAVELLING, Fault, Lowering, RowOperator
 
 if TYPE_CHECKING:
@@ -81,6 +83,10 @@ class Filter(RowOperator, StructABC, frozen=True):
     @property
     def can_fail(self) -> bool:
         return self.condition.can_fail
+
+    @property
+    def keeps_columns(self) -> bool:
+        return True
 
     def output_schema(self, schema: Schema) -> Schema:
         return schema
@@ -176,7 +182,8 @@ class Select(RowOperator, StructABC, frozen=True):
         import polars as pl
 
         renamed = [pl.col(old).alias(new) for new, old in self.columns]
-        return frame.select(renamed + [pl.col(name) for name in travelling(frame)])
+        along = [pl.col(name) for name in travelling(frame) if name != UNCHANGED]
+        return frame.select([*renamed, *along, *unchanged.renamed(frame, self.columns)])
 
     def required(self, needed: frozenset[str], incoming: Schema) -> frozenset[str]:
         return self.reads

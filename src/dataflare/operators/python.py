@@ -218,6 +218,7 @@ def _carried(frame: pl.DataFrame, made: pl.DataFrame) -> pl.DataFrame:
 class PythonStep(Step):
     type = "python"
     Config = PythonConfig
+    each_table = True
     summary = "Run a function of your own over batches (Polars frames) or rows (dicts)."
     example = """\
 type: python

@@ -22,6 +22,7 @@ _STEPS = {
     "sample": "sample:SampleStep",
     "limit": "limit:LimitStep",
     "deduplicate": "deduplicate:DeduplicateStep",
+    "history": "history:HistoryStep",
     "sort": "sort:SortStep",
     "union": "union:UnionStep",
     "lookup": "lookup:LookupStep",

@@ -43,6 +43,7 @@ class RouteConfig(StepConfig):
 class RouteStep(Step):
     type = "route"
     Config = RouteConfig
+    each_table = True
     summary = "Send rows to outputs by condition: `step.eu`, `step.us`, ..."
     example = """\
 type: route

@@ -72,6 +72,7 @@ class Sample(RowOperator, StructABC, frozen=True):
 class SampleStep(Step):
     type = "sample"
     Config = SampleConfig
+    each_table = True
     summary = "Keep a fraction of the rows; drawn by key, the same ones each time."
     example = """\
 type: sample

@@ -57,6 +57,7 @@ class Checked(Struct, frozen=True):
 class ValidateStep(Step):
     type = "validate"
     Config = ValidateConfig
+    each_table = True
     summary = "Check rows against rules; `step.failed` has the rows that were dropped."
     example = """\
 type: validate

@@ -17,7 +17,7 @@ from dataflare.checkpoint.home import home_of
 from dataflare.checkpoint.runs import carried_by, learned_by
 from dataflare.errors import DataFlareError
 from dataflare.model.new_fields import Columns
-from dataflare.planner.bind import bind_and_note, bind_workflow
+from dataflare.planner.bind import Binder, bind_and_note, bind_workflow
 from dataflare.planner.change_order import kept_in_front, ordered
 from dataflare.planner.changelog import (
     changelogs,
@@ -29,15 +29,18 @@ from dataflare.planner.changelog import (
 from dataflare.planner.dead_letters import STEP, letter_destinations
 from dataflare.planner.declared import tell_destinations
 from dataflare.planner.facts import of_source
+from dataflare.planner.families import expanded
 from dataflare.planner.graph import Graph, SourceNode
 from dataflare.planner.guarantees import Guarantee, commits_wait, demand, guarantees
 from dataflare.planner.new_fields import watched
 from dataflare.planner.physical import PhysicalPlan, physical, watching
 from dataflare.planner.rules import RULES
+from dataflare.planner.truncations import tell_sources_of_truncations
 from dataflare.planner.unavailable import refuse_unavailable
+from dataflare.planner.unchanged import tell_sources_of_unchanged
 from dataflare.planner.unchecked import Unchecked, each_once
 from dataflare.planner.view import view
-from dataflare.planner.written_as import tell_sources
+from dataflare.planner.written_as import refuse_old_changes, tell_sources
 from dataflare.resilience.retry import Retries
 from dataflare.sdk.context import Policy
 
@@ -124,7 +127,7 @@ def plan(
 
 class Checked(Struct, frozen=True):
     """The result of `check`. unchecked: what it could not check. findings: by source, facts such as the
-    delimiter. doubts: by source, what looks wrong but is not an error."""
+    delimiter. doubts: by step, what looks wrong but is not an error."""
 
     unchecked: list[Unchecked]
     findings: dict[str, dict[str, str]]
@@ -141,16 +144,28 @@ def check(
     """Check everything that can be checked without a network. connect: connect to systems too. inputs: a
     missing input file and a place that cannot be written are errors."""
     refuse_unavailable(workflow)
-    bound = asyncio.run(bind_and_note(workflow, policy=policy, offline=not connect, inputs=inputs))
-    graph = bound.graph()
+    bound = asyncio.run(_bound(workflow, policy, connect=connect, inputs=inputs))
+    workflow, graph = bound.workflow, bound.graph()
+    tell_sources(graph)
+    tell_sources_of_truncations(graph)
+    tell_sources_of_unchanged(graph)
+    refuse_old_changes(graph)
     check_changelogs(graph)
     demand(guarantees(graph), workflow.settings.guarantee)
     facts = {name: of_source(each) for name, each in bound.connectors.items()}
+    doubts = {name: each["doubts"] for name, each in facts.items() if each["doubts"]}
     return Checked(
         each_once(bound.unchecked),
         {name: each["found"] for name, each in facts.items() if each["found"]},
-        {name: each["doubts"] for name, each in facts.items() if each["doubts"]},
+        doubts | {name: [doubt] for name, doubt in graph.doubts.items()},
     )
+
+
+async def _bound(
+    workflow: Workflow, policy: Policy | None, *, connect: bool, inputs: bool
+) -> Binder:
+    whole = await expanded(workflow, policy=policy, offline=not connect, inputs=inputs)
+    return await bind_and_note(whole, policy=policy, offline=not connect, inputs=inputs)
 
 
 async def plan_async(
@@ -169,6 +184,7 @@ async def plan_async(
     home = home or home_of(workflow.file)
     if learned is None:
         learned = learned_by(home, workflow.name)
+    workflow = await expanded(workflow, policy=policy, retries=retries, folder=home / workflow.name)
     written = await bind_workflow(
         workflow,
         policy=policy,
@@ -177,7 +193,10 @@ async def plan_async(
         folder=home / workflow.name,
     )
     tell_sources(written)
+    tell_sources_of_truncations(written)
+    tell_sources_of_unchanged(written)
     tell_destinations(written)
+    refuse_old_changes(written)
     check_changelogs(written)
     complete_ids = complete(written)
     refuse_partial(written, complete_ids)

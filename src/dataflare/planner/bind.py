@@ -14,67 +14,61 @@ from msgspec.structs import replace
 from pydantic import BaseModel
 
 from dataflare.errors import (
-    Blame,
     DataFlareError,
-    ManyErrors,
     PlanError,
-    Retry,
     did_you_mean,
     raise_all,
 )
-from dataflare.model.batch import Kinds
 from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
 from dataflare.operators import registry as operators
 from dataflare.operators.applied import applied_first
-from dataflare.operators.base import BindContext, Bound, LookupTable, RowOperator
+from dataflare.operators.base import LATE, BindContext, Bound, LookupTable, RowOperator
 from dataflare.operators.lookup import LookupConfig
 from dataflare.operators.names import not_reserved
 from dataflare.operators.primitives import conformed
 from dataflare.operators.schema_change import refuse_change, without
 from dataflare.operators.union import merged
 from dataflare.planner import event_time
-from dataflare.planner.change_order import check_deletes_by_key, check_lookups
+from dataflare.planner.bind_sources import Outputs, SourceBinder, UnknownSchema
+from dataflare.planner.change_order import check_lookups
 from dataflare.planner.changelog import check_changelogs, input_kinds, joined_changelogs
+from dataflare.planner.families.errors import joined
+from dataflare.planner.families.keys import key_of_versions, keyed, lacks_key, with_key
+from dataflare.planner.families.tables import PER_TABLE
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
     Graph,
-    Node,
     Port,
     RowsNode,
-    SourceNode,
     StatefulNode,
     UnionNode,
 )
 from dataflare.planner.guarantees import demand, guarantees
+from dataflare.planner.history_mode import STEP
 from dataflare.planner.lookups import check_bounded, own_table, unknown_table
 from dataflare.planner.retries import retry_policies
 from dataflare.planner.step_order import in_order
 from dataflare.planner.syntax import syntax_only
 from dataflare.planner.targets import never_ends, nothing_in_place, one_writer_each
 from dataflare.planner.unchecked import (
-    Unchecked,
     unasked_destination,
-    unasked_source,
     unasked_table,
     unknown_columns,
-    unread_source,
-    whole_schema,
 )
+from dataflare.planner.whole_changes import with_whole_changes
 from dataflare.planner.written_as import refuse_replaced
 from dataflare.resilience.retry import Retries
 from dataflare.sdk import registry as connectors
-from dataflare.sdk.context import ConnectorContext, Policy
+from dataflare.sdk.context import Policy
 from dataflare.sdk.destination import DestinationConnector
 from dataflare.sdk.lookup import LookupConnector
-from dataflare.sdk.source import SourceConnector
 from dataflare.workflow.load import bind as bind_config
+from dataflare.workflow.nodes import SpotMap
 
 if TYPE_CHECKING:
-    from dataflare.workflow.model import DestinationStep, SourceStep, TransformationStep, Workflow
-
-Outputs = Mapping[str | None, Schema]
+    from dataflare.workflow.model import DestinationStep, TransformationStep, Workflow
 
 
 async def bind_workflow(
@@ -112,43 +106,12 @@ async def bind_and_note(
     await binder.sources()
     await binder.transformations()
     await binder.destinations()
-    raise_all(binder.errors)
+    raise_all(joined(binder.errors, workflow.families or {}))
     return binder
 
 
-class Binder:
-    """Binds the steps of a workflow, section by section.
-
-    unchecked: what could not be checked offline. connectors: the sources, by step. outputs: by step; None if
-    they are unknown. outputs_read: those that some step reads. timed: the steps whose rows have an event time.
-    """
-
-    def __init__(
-        self,
-        workflow: Workflow,
-        policy: Policy,
-        offline: bool,
-        retries: Retries,
-        inputs: bool,
-        learned: Mapping[str, Columns],
-        folder: Path | None = None,
-    ) -> None:
-        self._folder = folder
-        self.workflow, self.policy, self.offline, self.inputs = workflow, policy, offline, inputs
-        self.retries, self.learned = retries, learned
-        self.unchecked: list[Unchecked] = []
-        self.nodes: dict[str, Node] = {}
-        self.errors: list[DataFlareError] = []
-        self.connectors: dict[str, SourceConnector] = {}
-        self.outputs: dict[str, Outputs | None] = {}
-        self.outputs_of: dict[str, tuple[str, ...]] = {}
-        self.outputs_read = {
-            (ref.step, ref.output) for step in workflow.steps() for ref in step.inputs
-        }
-        self.endless: set[str] = set()
-        self.timed: set[str] = set()
-        self.kinds: dict[str, Kinds] = {}
-        self.tables: dict[str, LookupTable] = {}
+class Binder(SourceBinder):
+    """Binds the steps of a workflow, section by section."""
 
     def graph(self) -> Graph:
         """The nodes as a plan. Raises the errors that only the whole plan shows, with their place."""
@@ -158,8 +121,8 @@ class Binder:
         settings = self.workflow.settings
         try:
             check_changelogs(graph)
+            graph = with_whole_changes(graph)
             check_lookups(graph)
-            check_deletes_by_key(graph)
             event_time.refuse_repeated(graph)
             event_time.refuse_zoneless(graph, self.workflow)
             one_writer_each(graph, self.workflow)
@@ -169,84 +132,9 @@ class Binder:
         except DataFlareError as error:
             step = self.workflow.step(error.step or "")
             raise error.at(spot=step.place_of(error)) from None
-        return graph
-
-    def _all_sources(self) -> dict[str, SourceConnector]:
-        """By step, the sources of the file and those that are described inside a lookup."""
-        sources = dict(self.connectors)
-        for step, table in self.tables.items():
-            if isinstance(table.source, SourceConnector) and table.name == step:
-                sources[step] = table.source
-        return sources
-
-    async def sources(self) -> None:
-        for name, step in self.workflow.sources.items():
-            self.outputs[name], self.outputs_of[name] = None, ()
-            try:
-                connector = self._source(step.type, step.config, name, step.schema)
-                self.connectors[name] = connector
-                connector.has_event_time = step.event_time is not None
-                if not connector.capabilities().bounded:
-                    self.endless.add(name)
-                schema = await self._schema(connector, step)
-                not_reserved(
-                    name,
-                    schema.names if schema else (),
-                    "rename it where the rows come from, or list the columns to read: columns: [...]",
-                )
-                if step.event_time is not None:
-                    self.timed.add(name)
-                    if schema is not None:
-                        event_time.event_time_of(step, schema)
-            except DataFlareError as error:
-                self._note(error, step)
-                continue
-            if schema is None:
-                continue
-            self.outputs[name] = {None: schema}
-            if (name, None) in self.outputs_read:
-                self.nodes[name] = SourceNode(
-                    name, name, step.type, {None: schema}, connector, all_columns=len(schema)
-                )
-        self.errors += event_time.endless_in_batch(self.workflow, self.endless)
-
-    def _context(self, step: str) -> ConnectorContext:
-        memory = self.workflow.settings.resources.memory
-        return ConnectorContext(
-            step, self.workflow.base, self.policy, memory=memory, folder=self._folder
-        )
-
-    def _source(
-        self, type_: str, config: Any, name: str, contract: Schema | None = None
-    ) -> SourceConnector:
-        class_ = connectors.source(type_)
-        bound: BaseModel = bind_config(class_.Config, config, step=name)
-        connector = class_(bound, self._context(name))
-        connector.contract = contract
-        connector.learned = self.learned.get(name, {})
-        connector.adds_columns = self.workflow.settings.schema_change == "evolve"
-        return connector
-
-    async def _schema(self, connector: SourceConnector, step: SourceStep) -> Schema | None:
-        if self.offline:
-            if not connector.capabilities().local:
-                self.unchecked.append(unasked_source(step, more=connector.finds_new_fields))
-                return whole_schema(connector, step)
-            try:
-                return await connector.schema()
-            except DataFlareError as error:
-                # A missing file may still appear, so the schema is only unknown. A wrong config is an error.
-                if error.blame is Blame.SYSTEM and not (self.inputs and error.retry is Retry.NEVER):
-                    self.unchecked.append(unread_source(step, error))
-                    return step.schema
-                raise
-        return await self._ask_schema(connector, step.name)
-
-    async def _ask_schema(self, connector: SourceConnector, step: str) -> Schema:
-        """Ask a source's system for its columns."""
-        retrying = self.retries.of(step)
-        await retrying.call(connector.validate)
-        return await retrying.call(connector.schema)
+        unmatched = [place for place, matched in self.matched.items() if not matched]
+        doubts = {step: f"the pattern '{text}' matches no column" for step, text in unmatched}
+        return replace(graph, doubts=doubts)
 
     async def transformations(self) -> None:
         for step in in_order(self.workflow):
@@ -255,6 +143,8 @@ class Binder:
                 await self._transformation(step)
             except DataFlareError as error:
                 self._note(error, step)
+                if error.code == "E0204" and "string" in error.message:
+                    error.notes += self._types_of_samples(step)
 
     async def _transformation(self, step: TransformationStep) -> None:
         class_ = operators.step(step.type, self.workflow.base, self.policy)
@@ -271,13 +161,22 @@ class Binder:
         self._check_refs(step)
         if any(ref.step in self.endless for ref in step.inputs):
             self.endless.add(step.name)
+        if any(ref.step in self.open_ended for ref in step.inputs):
+            self.open_ended.add(step.name)
+            del self.outputs_of[step.name]
         if isinstance(config, LookupConfig):
             await self._load_table(config.source, step)
         schemas = [self._schema_of(ref) for ref in step.inputs]
         if any(schema is None for schema in schemas):
             syntax_only(config)
+            self._check_time(step, class_.extra_outputs(config))
             self.unchecked.append(unknown_columns(step.name, step.kind))
             return
+        if class_.key_of_source and not step.config.get("key"):
+            ports = [self._port(ref) for ref in step.inputs]
+            config = bind_config(
+                class_.Config, with_key(step, Graph(self.nodes), ports), step=step.name
+            )
         timed = tuple(ref.step in self.timed for ref in step.inputs)
         context = BindContext(
             step=step.name,
@@ -290,10 +189,13 @@ class Binder:
             inputs=tuple(map(str, step.inputs)),
             streaming=event_time.is_streaming(self.workflow, self.endless),
             read=frozenset(o for name, o in self.outputs_read if name == step.name and o),
-            kinds=input_kinds(self.kinds, self.nodes, step.inputs),
+            kinds=input_kinds(self.kinds, self.nodes, map(self._port, step.inputs)),
             ends=tuple(ref.step not in self.endless for ref in step.inputs),
         )
         bound = class_.bind(config, [s for s in schemas if s is not None], context)
+        for pattern, matched in context.matched.items():
+            place = step.name.partition(".")[0], pattern
+            self.matched[place] = self.matched.get(place, False) or matched
         if context.changes and bound.stateful is not None and bound.stateful.bounded_only:
             # What comes at the end of the inputs needs the rows that are left then.
             stateful = applied_first(bound.stateful, len(step.inputs))
@@ -309,9 +211,25 @@ class Binder:
         self.outputs[step.name] = bound.outputs
         self._add(step, bound)
 
+    def _check_time(self, step: TransformationStep, outputs: tuple[str, ...]) -> None:
+        """Refuse a step that works by event time, which has rows that are late, where it is known without the columns
+        that an input has none."""
+        timed = tuple(not self._is_timeless(ref.step) for ref in step.inputs)
+        if LATE in outputs:
+            event_time.refuse_timeless(step, timed, self.workflow)
+        if not all(timed):
+            self.timeless.add(step.name)
+
+    def _is_timeless(self, name: str) -> bool:
+        source = self.workflow.sources.get(name)
+        bound = self.outputs.get(name) is not None
+        if source is not None:
+            return source.event_time is None
+        return name not in self.timed if bound else name in self.timeless
+
     def _add(self, step: TransformationStep, bound: Bound) -> None:
         """Turn a bound step into nodes."""
-        name, ports = step.name, [Port(ref.step, ref.output) for ref in step.inputs]
+        name, ports = step.name, [self._port(ref) for ref in step.inputs]
         if bound.union is not None:
             self.nodes[name] = UnionNode(
                 name, name, step.type, bound.outputs, tuple(ports), bound.union
@@ -358,7 +276,8 @@ class Binder:
 
     async def _destination(self, name: str, step: DestinationStep) -> None:
         class_ = connectors.destination(step.type)
-        config: BaseModel = bind_config(class_.Config, step.config, step=name)
+        step_config = self._of_table(step, class_.Config.model_fields)
+        config: BaseModel = bind_config(class_.Config, step_config, step=name)
         connector = class_(config, self._context(name))
         connector.widens = self.workflow.settings.widens_types
         capabilities = connector.capabilities()
@@ -368,7 +287,10 @@ class Binder:
                 code="E0319",
                 step=name,
                 spot=step.spot,
-                help="bound the sources (for `generate`: rows), or choose another mode or path",
+                help=f"choose a mode or path that rows are added to, or {self.how_to_bound()}"
+                + (
+                    " (each run replaces what the one before wrote)" if connector.replaces() else ""
+                ),
             )
         self._check_refs(step)
         schemas = [self._schema_of(ref) for ref in step.inputs]
@@ -402,10 +324,26 @@ class Binder:
             name,
             step.type,
             {None: target},
-            tuple(Port(ref.step, ref.output) for ref in step.inputs),
+            tuple(self._port(ref) for ref in step.inputs),
             connector,
             conform,
         )
+
+    def _of_table(self, step: DestinationStep, options: Mapping[str, Any]) -> SpotMap:
+        """The config of a destination, with the key of its table where it is one of many, and of versions behind a
+        history."""
+        if any(ref.step in self.open_ended for ref in step.inputs):
+            config = step.config.without(PER_TABLE)
+            return keyed(config, ("-",)) if lacks_key(step, options) else config
+        if not lacks_key(step, options):
+            return step.config
+        graph, ports = Graph(self.nodes), [self._port(ref) for ref in step.inputs]
+        is_known = all(self._schema_of(ref) is not None for ref in step.inputs)
+        if is_known and (key := key_of_versions(graph, ports)):
+            return keyed(step.config, key)
+        if "." not in step.name and not any(STEP in ref.step for ref in step.inputs):
+            return step.config
+        return with_key(step, graph, ports) if is_known else keyed(step.config, ("-",))
 
     async def _lacking(
         self, connector: DestinationConnector, schema: Schema, step: str
@@ -428,7 +366,7 @@ class Binder:
             schemas = self.outputs.get(source)
             if schemas is None:
                 self.unchecked.append(unknown_columns(step.name, step.kind))
-                raise _Unknown()
+                raise UnknownSchema()
             connector = self.connectors[source]
             check_bounded(connector, step, source)
             self.tables[step.name] = LookupTable(source, connector, schemas[None], source)
@@ -445,7 +383,7 @@ class Binder:
         check_bounded(connector, step, type_)
         if self.offline and not connector.capabilities().local:
             self.unchecked.append(unasked_table(step, type_))
-            raise _Unknown()
+            raise UnknownSchema()
         schema = await self._ask_schema(connector, step.name)
         self.tables[step.name] = LookupTable(step.name, connector, schema, f"the {type_} table")
 
@@ -483,17 +421,3 @@ class Binder:
                 notes=[f"its outputs: {', '.join(all_names)}"],
                 help=did_you_mean(str(ref), all_names),
             )
-
-    def _note(self, error: DataFlareError, step: Any) -> None:
-        if isinstance(error, _Unknown):
-            return
-        parts = error.errors if isinstance(error, ManyErrors) else [error]
-        for part in parts:
-            self.errors.append(part.at(step=step.name, spot=step.place_of(part)))
-
-
-class _Unknown(DataFlareError):
-    """Ends the binding of a step whose schema is unknown offline. It is not an error."""
-
-    def __init__(self) -> None:
-        super().__init__("the schema is not known")

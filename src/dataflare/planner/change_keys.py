@@ -13,6 +13,8 @@ from dataflare.operators.aggregate import Aggregate
 from dataflare.operators.base import RowOperator, StatefulOperator
 from dataflare.operators.deduplicate_changes import DeduplicateChanges
 from dataflare.operators.flatten import Explode
+from dataflare.operators.history import History
+from dataflare.operators.history_versions import VALID_FROM
 from dataflare.operators.join_shape import LEFT, RIGHT
 from dataflare.operators.join_updating import UpdatingJoin
 from dataflare.operators.lookup import Lookup
@@ -20,6 +22,7 @@ from dataflare.operators.parted_updates import PartedUpdates
 from dataflare.operators.primitives import Conform, Derive, Filter, Select
 from dataflare.operators.sample import Sample
 from dataflare.operators.stamp import Stamp
+from dataflare.operators.whole_changes import WholeChanges
 from dataflare.operators.window import Window
 from dataflare.operators.window_rows import WINDOW_COLUMNS
 from dataflare.planner.graph import (
@@ -65,8 +68,10 @@ def known_by(graph: Graph, kinds: Mapping[str, Kinds], node: Node, columns: froz
 def _key_of(operator: StatefulOperator) -> frozenset[str] | None:
     """The columns of which a step gives equal values once."""
     match operator:
-        case Aggregate() | DeduplicateChanges():
+        case Aggregate() | DeduplicateChanges() | WholeChanges():
             return frozenset(operator.keys)
+        case History():
+            return frozenset({*operator.keys, VALID_FROM})
         case Window():
             # Windows of one group neither begin together nor, of one kind, overlap in any other way.
             bounded = operator.grid is not None or operator.gap is not None

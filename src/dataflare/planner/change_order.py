@@ -18,12 +18,13 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from dataflare.errors import PlanError
-from dataflare.model.batch import INSERTS
+from dataflare.model.batch import INSERTS, Kinds
 from dataflare.model.types import Schema
 from dataflare.operators.aggregate import Aggregate
 from dataflare.operators.base import RowOperator
 from dataflare.operators.deduplicate_changes import DeduplicateChanges
 from dataflare.operators.flatten import Explode
+from dataflare.operators.history import History
 from dataflare.operators.join_updating import UpdatingJoin
 from dataflare.operators.left_by_key import LeftByKey
 from dataflare.operators.lookup import Lookup
@@ -31,11 +32,11 @@ from dataflare.operators.parted_updates import PartedUpdates
 from dataflare.operators.primitives import Conform, Derive, Filter, Select
 from dataflare.operators.sample import Sample
 from dataflare.operators.stamp import Stamp
+from dataflare.operators.whole_changes import WholeChanges
 from dataflare.operators.window import Window
 from dataflare.planner.change_keys import known_by
 from dataflare.planner.changelog import arriving_kinds, kinds_of_port, row_kinds
 from dataflare.planner.graph import (
-    BranchNode,
     DestinationNode,
     Graph,
     Node,
@@ -93,7 +94,7 @@ def _of_results(node: StatefulNode, arriving: Sequence[Columns]) -> Columns:
     """A step that keeps the rows of a key brings their changes into an order, whatever it was."""
     operator = node.operator
     match operator:
-        case Aggregate() | DeduplicateChanges():
+        case Aggregate() | DeduplicateChanges() | WholeChanges() | History():
             return frozenset(operator.keys)
         case Window():
             return frozenset(operator.names) if operator.keys else frozenset()
@@ -156,20 +157,39 @@ def kept_in_front(graph: Graph) -> dict[str, Kept]:
         elif (
             keeps == "mirror"
             and node.connector.newest_by is None
-            and not _deletes_by_key(graph, node)
-            and not known_by(graph, kinds, node, frozenset(key))
+            and not _means_rows(graph, kinds, node, frozenset(key))
         ):
             kept[node.id] = Kept(key, _UNKNOWN)
     return kept
 
 
-def _deletes_by_key(graph: Graph, node: Node) -> bool:
-    """Whether deletes of some source have no values by which a row could be found."""
-    before = (graph.nodes[id_] for id_ in upstream(graph, node.id))
-    return any(
-        isinstance(each, SourceNode) and each.connector.capabilities().deletes_by_key
-        for each in before
+def _means_rows(graph: Graph, kinds: Mapping[str, Kinds], node: Node, key: frozenset[str]) -> bool:
+    """Whether a change with some values in the key means the row that is there with them."""
+    if not deletes_by_key(graph, node):
+        return known_by(graph, kinds, node, key)
+    sources = (graph.nodes[each] for each in upstream(graph, node.id))
+    for source in sources:
+        if isinstance(source, SourceNode) and not source.connector.capabilities().key:
+            return True  # by which columns its rows differ is the user's word
+    # An update of a column that is not in the source's key, and is in this one, would leave the old row there.
+    return known_by(graph, kinds, node, key) and not any(
+        known_by(graph, kinds, node, key - {name}) for name in key
     )
+
+
+def deletes_by_key(graph: Graph, node: Node) -> bool:
+    """Whether deletes of some source have no values by which a row could be found."""
+    return any(_gives_keys_alone(graph, port.node) for port in node.inputs)
+
+
+def _gives_keys_alone(graph: Graph, id_: str) -> bool:
+    match graph.nodes[id_]:
+        case SourceNode() as source:
+            return source.connector.capabilities().deletes_by_key
+        case StatefulNode(operator=WholeChanges()):
+            return False
+        case node:
+            return any(_gives_keys_alone(graph, port.node) for port in node.inputs)
 
 
 def check_lookups(graph: Graph) -> None:
@@ -193,27 +213,6 @@ def check_lookups(graph: Graph) -> None:
                 step=node.step,
                 help="make the table a source and take a step of type join in place of the lookup: it keeps what it "
                 "joined; or put the lookup behind this step",
-            )
-
-
-def check_deletes_by_key(graph: Graph) -> None:
-    """Raise PlanError (E0315) for a step that needs the values of a row that is deleted, where a source gives its
-    key alone: its deletes would not find the rows, and its inserts would not take back the rows they replace."""
-    kinds, waiting = row_kinds(graph), kept_in_front(graph)
-    for node in graph:
-        if arriving_kinds(kinds, node) == INSERTS or not _deletes_by_key(graph, node):
-            continue
-        chooses = isinstance(node, BranchNode) or (
-            isinstance(node, RowsNode) and any(isinstance(each, Filter) for each in node.operators)
-        )
-        if chooses or isinstance(node, StatefulNode) or node.id in waiting:
-            raise PlanError(
-                f"step '{node.step}' needs the values of rows that are replaced and deleted, and the changes of this "
-                "source have the key of such a row alone",
-                code="E0315",
-                step=node.step,
-                help="write the source into a table with mode: mirror first, and read that table; or read the "
-                "source without its deletes (`tombstones: null` or `skip` for kafka)",
             )
 
 

@@ -29,7 +29,6 @@ from dataflare.planner.graph import (
     UnionNode,
 )
 from dataflare.planner.guarantees import upstream
-from dataflare.workflow import InputRef
 
 
 def row_kinds(graph: Graph) -> dict[str, Kinds]:
@@ -77,11 +76,11 @@ def arriving_kinds(kinds: Mapping[str, Kinds], node: Node) -> Kinds:
 
 
 def input_kinds(
-    kinds: dict[str, Kinds], nodes: Mapping[str, Node], inputs: Iterable[InputRef]
+    kinds: dict[str, Kinds], nodes: Mapping[str, Node], inputs: Iterable[Port]
 ) -> tuple[Kinds, ...]:
     """The row kinds of each input of a step. kinds: those of the nodes so far, to which others are added."""
     add_kinds(kinds, nodes.values())
-    return tuple(kinds_of_port(kinds, Port(ref.step, ref.output)) for ref in inputs)
+    return tuple(kinds_of_port(kinds, port) for port in inputs)
 
 
 def changelogs(graph: Graph) -> set[str]:
@@ -111,7 +110,7 @@ def complete(graph: Graph) -> dict[str, frozenset[str]]:
     partial: set[str] = set()
     steps: dict[str, frozenset[str]] = {}
     for node in graph:
-        steps[node.id] = frozenset({node.step, *_tables(node)}).union(
+        steps[node.id] = frozenset({node.step, node.id, *_tables(node)}).union(
             *(steps[port.node] for port in node.inputs)
         )
         if _leaves_out(node) or any(port.node in partial for port in node.inputs):

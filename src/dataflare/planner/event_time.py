@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 _MICROS = 1_000_000
 
 
-def event_time_of(step: SourceStep, schema: Schema) -> Typed:
-    """The event time of a source's rows: a column, or an expression over columns. Raises PlanError (E0203, E0330)
-    unless it is there and gives times, ExpressionError."""
+def event_time_of(step: SourceStep, schema: Schema, changed_at: str | None = None) -> Typed:
+    """The event time of a source's rows: a column, or an expression over columns. changed_at: the column that is NULL in rows
+    which were there before the log: they have the first event time of all. Raises PlanError (E0203, E0330) unless it is there and
+    gives times, ExpressionError."""
     assert step.event_time is not None
     column = step.event_time.column
     spot = step.spot_of("event_time", "column")
@@ -46,7 +47,10 @@ def event_time_of(step: SourceStep, schema: Schema) -> Typed:
             help=did_you_mean(column, schema.names),
         )
     try:
-        time = check(quote(column) if column in schema else column, schema, step=step.name)
+        expression = quote(column) if column in schema else column
+        if column == changed_at:
+            expression = f"coalesce({expression}, to_timestamp(0))"
+        time = check(expression, schema, step=step.name)
     except DataFlareError as error:
         raise error.at(spot=spot) from None
     if time.type.name not in ("timestamp", "date"):
@@ -199,12 +203,14 @@ def stamped(graph: Graph, workflow: Workflow, *, streaming: bool) -> Graph:
         event_time = (
             workflow.sources[node.step].event_time if isinstance(node, SourceNode) else None
         )
-        if event_time is None:
+        if event_time is None or not isinstance(node, SourceNode):
             continue
         stamp = Stamp(
             node.step,
             event_time.column,
-            event_time_of(workflow.sources[node.step], node.schema),
+            event_time_of(
+                workflow.sources[node.step], node.schema, node.connector.capabilities().changed_at
+            ),
             round(event_time.out_of_orderness * _MICROS),
             _micros(event_time.max_future),
             event_time.idle_timeout,

@@ -27,8 +27,27 @@ def of_source(connector: SourceConnector) -> dict[str, Any]:
     return {
         "found": {name: redact(text) for name, text in connector.findings().items()},
         "doubts": [redact(text) for text in connector.doubts()],
-        "effects": list(connector.effects()),
+        "effects": [
+            *connector.effects(),
+            *(
+                f"a TRUNCATE ends the run, because step '{step}' takes none"
+                for step in dict.fromkeys(connector.not_truncated.values())
+            ),
+            *_unchanged(connector),
+        ],
     }
+
+
+def _unchanged(connector: SourceConnector) -> Iterator[str]:
+    large = connector.capabilities().leaves_out
+    for needed in connector.needs_unchanged.values():
+        for step in dict.fromkeys(needed.values()):
+            names = [f"'{name}'" for name in large if needed.get(name) == step]
+            if names:
+                yield (
+                    f"an update that leaves a large value as it was (of {', '.join(names)}) ends the run, because step "
+                    f"'{step}' needs the value: REPLICA IDENTITY FULL gives it"
+                )
 
 
 def source_notes(facts: Mapping[str, Any], schema: Mapping[str, str]) -> Iterator[str]:

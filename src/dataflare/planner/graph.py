@@ -108,8 +108,11 @@ class Effect(Struct, frozen=True):
 
 
 class Graph(Struct, frozen=True):
+    """doubts: of the plan as it is written, by step, what looks wrong in the file but is not an error."""
+
     nodes: Mapping[str, Node]
     effects: tuple[Effect, ...] = field(default=())
+    doubts: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())

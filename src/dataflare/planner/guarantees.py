@@ -26,8 +26,17 @@ _REPLAYS = {
 
 
 class Guarantee(Struct, frozen=True):
+    """by_id: with effectively once, rows are known by a column or a key, so that in the end each is there once, as with exactly
+    once."""
+
     level: Delivery
     reason: str
+    by_id: bool = False
+
+    def holds(self, lowest: Delivery) -> bool:
+        if self.level is Delivery.IDEMPOTENT and lowest is Delivery.TRANSACTIONAL:
+            return self.by_id
+        return _RANK.index(self.level) >= _RANK.index(lowest)
 
 
 def guarantees(graph: Graph) -> dict[str, Guarantee]:
@@ -51,7 +60,7 @@ def demand(levels: dict[str, Guarantee], demanded: str | None) -> None:
         return
     lowest = _DEMANDS[demanded]
     for name, guarantee in levels.items():
-        if _RANK.index(guarantee.level) < _RANK.index(lowest):
+        if not guarantee.holds(lowest):
             raise PlanError(
                 f"destination '{name}' cannot promise '{demanded}': it is {guarantee.level.value}",
                 code="E0320",
@@ -89,7 +98,8 @@ def _guarantee(graph: Graph, node: DestinationNode) -> Guarantee:
                 f"{source.id} cannot be read again from a position{replay_reason}; "
                 "so a crash loses rows that were read and not yet committed"
             )
-    return Guarantee(level, "; ".join([*reasons, capabilities.reason]))
+    by_id = capabilities.by_id or node.connector.keeps_last is not None
+    return Guarantee(level, "; ".join([*reasons, capabilities.reason]), by_id)
 
 
 def upstream(graph: Graph, node: str) -> list[str]:

@@ -7,6 +7,7 @@ stage: its inputs send to the same edge. All classes are frozen and pickle.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from msgspec import Struct, field
@@ -29,6 +30,8 @@ from dataflare.planner.graph import (
     StatefulNode,
     UnionNode,
 )
+from dataflare.planner.stream_views import reading, streams_by_source
+from dataflare.planner.turns import with_turns
 from dataflare.sdk.destination import DestinationConnector
 from dataflare.sdk.source import SourceConnector
 
@@ -66,8 +69,9 @@ class Segment(Struct, frozen=True):
 
 class Stage(Struct, frozen=True):
     """Exactly one of source, operator and destination is set. body: the segments after a source or an
-    operator; None for a destination. sides: the segments after the operator's other outputs that are read.
-    letters: by step, the edge of its dead letters."""
+    operator; None for a destination, and for a source with streams. sides: the segments after the operator's other
+    outputs, or the source's streams, that are read. letters: by step, the edge of its dead letters. turns: of a source,
+    the family whose tables are read in turns."""
 
     id: int
     name: str
@@ -80,6 +84,7 @@ class Stage(Struct, frozen=True):
     destination: DestinationConnector | None = None
     letters: Mapping[str, int] = field(default_factory=dict)
     sides: Mapping[str, Segment] = field(default_factory=dict)
+    turns: str | None = None
 
     def lookups(self) -> list[Lookup]:
         """The lookups of all its segments."""
@@ -89,9 +94,10 @@ class Stage(Struct, frozen=True):
     @property
     def event_time(self) -> str | None:
         """Of a source, what the event time of its rows is; None if it has none."""
-        if self.source is None or self.body is None:
+        if self.source is None:
             return None
-        stamps = [each for each in self.body.operators if isinstance(each, Stamp)]
+        bodies = [self.body] if self.body else list(self.sides.values())
+        stamps = [op for body in bodies for op in body.operators if isinstance(op, Stamp)]
         return stamps[0].time.meaning if stamps else None
 
     @property
@@ -113,6 +119,13 @@ class PhysicalPlan(Struct, frozen=True):
     complete: Mapping[str, frozenset[str]] = field(default_factory=dict)
     watched: frozenset[str] = frozenset()
     starts_over: bool = False
+
+    @property
+    def streams(self) -> dict[str, list[str]]:
+        """By source with streams, the names that the rows of those that are read are counted under."""
+        return {
+            s.name: [f"{s.name}.{n}" for n in s.sides] for s in self.stages if s.source and s.sides
+        }
 
     @property
     def event_times(self) -> dict[str, str]:
@@ -139,9 +152,11 @@ def physical(
 ) -> PhysicalPlan:
     """Cut a logical plan into stages. letters: the dead-letter destination of steps that need one."""
     built = _Builder(graph, parallelism).build(bounded, commits_wait)
-    return with_letters(
-        replace(built, changelogs=changelogs, complete=complete or {}), letters or {}
-    )
+    by_step = dict(letters or {})
+    for source, views in streams_by_source(graph).items():
+        if source in by_step:
+            by_step |= dict.fromkeys((node.id for node, _ in views), by_step[source])
+    return with_letters(replace(built, changelogs=changelogs, complete=complete or {}), by_step)
 
 
 def with_letters(plan: PhysicalPlan, letters: Mapping[str, DestinationConnector]) -> PhysicalPlan:
@@ -181,11 +196,18 @@ def watching(plan: PhysicalPlan, reached: Mapping[str, frozenset[str]]) -> Physi
 class _Builder:
     def __init__(self, graph: Graph, parallelism: int) -> None:
         self.graph, self.parallelism = graph, parallelism
+        self.streams = streams_by_source(graph)
+        others = {node.id for views in self.streams.values() for node, _ in views[1:]}
         self.heads = [
-            n for n in graph if isinstance(n, SourceNode | StatefulNode | DestinationNode)
+            n
+            for n in graph
+            if isinstance(n, SourceNode | StatefulNode | DestinationNode) and n.id not in others
         ]
         self.stage_of = {node.id: index for index, node in enumerate(self.heads)}
         self.edges: list[Edge] = []
+        # Each writer has connections of its own, so the tables of one destination share the tasks.
+        ends = [node.step for node in graph if isinstance(node, DestinationNode)]
+        self.tables_of = Counter(name.partition(".")[0] for name in ends)
         self.needing_time = needing_time(graph)
 
     def build(self, bounded: bool, commits_wait: bool) -> PhysicalPlan:
@@ -193,7 +215,12 @@ class _Builder:
         for index, node in enumerate(self.heads):
             steps: list[str] = [node.step]
             body, sides = None, {}
-            if not isinstance(node, DestinationNode):
+            views = self.streams.get(node.step, ()) if isinstance(node, SourceNode) else ()
+            for of_stream, view in views:
+                steps.append(of_stream.id)
+                body_of = self._body(index, Port(of_stream.id), of_stream.schema, steps)
+                sides[view.stream.name] = body_of
+            if not views and not isinstance(node, DestinationNode):
                 body = self._body(index, Port(node.id), node.schema, steps)
             if isinstance(node, StatefulNode):
                 read = {output for _, _, output in self.graph.consumers(node.id) if output}
@@ -210,19 +237,22 @@ class _Builder:
                     parallelism=self._subtasks(node),
                     schema=node.schema,
                     body=body,
-                    source=node.connector if isinstance(node, SourceNode) else None,
+                    source=reading(node.connector, views) if isinstance(node, SourceNode) else None,
                     operator=node.operator if isinstance(node, StatefulNode) else None,
                     destination=node.connector if isinstance(node, DestinationNode) else None,
                     sides=sides,
                 )
             )
-        return PhysicalPlan(tuple(stages), tuple(self.edges), bounded, commits_wait)
+        in_turns = with_turns(stages, self.edges)
+        return PhysicalPlan(in_turns, tuple(self.edges), bounded, commits_wait)
 
     def _subtasks(self, node: SourceNode | StatefulNode | DestinationNode) -> int:
         if isinstance(node, StatefulNode) and not (node.operator.keys or node.operator.spread):
             return 1
         if isinstance(node, DestinationNode) and not node.connector.capabilities().parallel:
             return 1
+        if isinstance(node, DestinationNode):
+            return max(1, self.parallelism // self.tables_of[node.step.partition(".")[0]])
         return self.parallelism
 
     def _body(self, stage: int, port: Port, schema: Schema, steps: list[str]) -> Segment:

@@ -32,17 +32,31 @@ def one_writer_each(graph: Graph, workflow: Workflow) -> None:
         target = node.connector.writes_to() if isinstance(node, DestinationNode) else None
         if target is None:
             continue
-        first, other = writers.setdefault(target.place, (node.id, target))
-        if first == node.id or (target.shared and other.shared):
+        place = target.folded or target.place
+        first, other = writers.setdefault(place, (node.id, target))
+        is_one_name = target.place == other.place
+        # Tables of one family that would become one are a mistake, also where rows are only added.
+        is_meant = is_one_name or _family(first) != _family(node.id)
+        if first == node.id or (is_meant and target.shared and other.shared):
             continue
         spot = workflow.destinations[first].spot
         raise PlanError(
-            f"destinations '{first}' and '{node.id}' both write to {target.place}",
+            f"destinations '{first}' and '{node.id}' both write to {target.place}"
+            + (
+                ""
+                if is_one_name
+                else f", which is {other.place} too: case makes no difference there"
+            ),
             code="E0321",
             step=node.id,
             notes=[f"'{first}' begins in line {spot.line}"] if spot else [],
             help="give one destination both inputs, or write to two places",
         )
+
+
+def _family(node: str) -> str:
+    """The destination that a node is, or of which it is one table."""
+    return node.partition(".")[0]
 
 
 def nothing_in_place(

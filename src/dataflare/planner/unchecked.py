@@ -47,6 +47,15 @@ def unasked_source(step: SourceStep, *, more: bool) -> Unchecked:
     )
 
 
+def unasked_tables(step: SourceStep) -> Unchecked:
+    """A source of many tables on another machine."""
+    return Unchecked(
+        step.name,
+        f"the tables of '{step.name}' ({step.type}), and the steps that read them",
+        f"they are known only when it runs; {_ASK}",
+    )
+
+
 def unread_source(step: SourceStep, error: DataFlareError) -> Unchecked:
     """A source on this machine that cannot be read now."""
     return Unchecked(step.name, f"the schema of '{step.name}'", from_here(error.message))

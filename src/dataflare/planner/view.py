@@ -32,6 +32,7 @@ from dataflare.planner.graph import (
 )
 from dataflare.planner.guarantees import Guarantee
 from dataflare.planner.physical import PhysicalPlan, Stage
+from dataflare.planner.whole_changes import whole_changes_notes
 from dataflare.planner.written_as import partial_results, unread_kinds
 from dataflare.sdk.source import SourceConnector
 
@@ -73,7 +74,9 @@ def view(
         for index, table in enumerate(tables.values())
     ]
     kept = kept_in_front(written)
-    told = partial_results(graph) | unread_kinds(graph)
+    workflow_notes = {name: step.notes for name, step in workflow.sources.items()}
+    told = partial_results(graph) | unread_kinds(graph) | whole_changes_notes(written)
+    doubts = {name: f"look at this: {doubt}" for name, doubt in written.doubts.items()}
     for node in steps:
         stage = stages_by_name.get(node.step) or _stage_of(written, node, stages)
         facts, lines = _ends(node, sources, plan.complete)
@@ -86,8 +89,10 @@ def view(
                 "parallelism": stage.parallelism,
                 "notes": [
                     *lines,
+                    *workflow_notes.get(node.id, ()),
+                    *filter(None, [doubts.get(node.step.partition(".")[0])]),
                     *notes.get(node.id, []),
-                    *([told[node.step]] if node.step in told else []),
+                    *(told[name] for name in dict.fromkeys((node.id, node.step)) if name in told),
                     *_kind_notes(kinds[node.id]),
                     *([kept[node.id].why] if node.id in kept else []),
                 ],

@@ -47,6 +47,9 @@ class RetryPolicy(BaseModel):
         description="each wait is so much longer than the one before",
     )
     jitter: float = Field(default=0.1, ge=0, le=1, description="share of a wait that is random")
+    max_elapsed: Duration | None = Field(
+        default=None, description="the longest time from the first try on; no try begins later"
+    )
     backoff: Literal["fixed", "linear", "exponential"] = Field(
         default="exponential", description="how waits grow"
     )

@@ -17,6 +17,7 @@ from msgspec import Struct
 from dataflare.errors import DataFlareError, Retry
 from dataflare.resilience.breaker import CircuitBreaker
 from dataflare.resilience.policy import RetryPolicy
+from dataflare.sdk.tracing import LIVE, called
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -73,6 +74,8 @@ class Retrying:
         """Make a call until it succeeds or the attempts are used up; returns its result. `attempt` must
         be safe to call again after it raised. progress: a number that grows with each step forward; only
         attempts without progress are counted. timed: see `CircuitBreaker.call`."""
+        if LIVE.get() is not None:
+            attempt = called(f"call {self.step}", attempt, {"step": self.step})
         if self._breaker is not None:
             attempt = partial(self._breaker.call, attempt, timed=timed)
         try:
@@ -88,6 +91,8 @@ class Retrying:
 
     async def once(self, attempt: Callable[[], Awaitable[T]], *, timed: bool = True) -> T:
         """Make a call that must not be repeated; the breaker counts it like other calls."""
+        if LIVE.get() is not None:
+            attempt = called(f"call {self.step}", attempt, {"step": self.step})
         if self._breaker is None:
             return await attempt()
         return await self._breaker.call(attempt, timed=timed)
@@ -115,7 +120,7 @@ class Retrying:
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(self._may_retry),
-            stop=lambda state: state.attempt_number >= self._attempts_max(_error(state)),
+            stop=self._is_over,
             wait=self._wait_s,
             before_sleep=self._tell,
             sleep=self._sleep,
@@ -131,6 +136,16 @@ class Retrying:
 
     def _attempts_max(self, error: DataFlareError) -> int:
         return self._policy_for(error).max_attempts
+
+    def _is_over(self, state: RetryCallState) -> bool:
+        """Whether no try follows: as many were made as there may be, or the next would begin too late."""
+        error = _error(state)
+        if state.attempt_number >= self._attempts_max(error):
+            return True
+        most_s = self._policy_for(error).max_elapsed
+        # Waits are counted as they were asked for, and calls by the clock.
+        gone_s = max(state.idle_for, state.seconds_since_start or 0.0)
+        return most_s is not None and gone_s + self._wait_s(state) > most_s
 
     def _may_retry(self, error: BaseException) -> bool:
         if not isinstance(error, DataFlareError) or error.retry is not Retry.LATER:
@@ -168,7 +183,8 @@ def _error(state: RetryCallState) -> DataFlareError:
 
 def _give_up(state: RetryCallState) -> Any:
     error = _error(state)
-    error.message = f"{error.message} (after {state.attempt_number} attempts)"
+    number = state.attempt_number
+    error.message = f"{error.message} (after {number} attempt{'s' if number > 1 else ''})"
     raise error
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct, field
 
 from dataflare.errors import ConfigError
 from dataflare.model.types import Schema
+from dataflare.sdk.streams import TableName
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _RECORD_BYTES_MIN = 4 << 20
@@ -48,7 +50,9 @@ class Policy(Struct, frozen=True):
 class ConnectorContext(Struct, frozen=True):
     """step: the step's name. base: the folder that relative paths start from. private: files that it
     makes are for their owner alone, as those of the state folder are. memory: `resources.memory`, in
-    bytes. folder: of the workflow's state; None where nothing is to be kept, as in a preview."""
+    bytes. folder: of the workflow's state; None where nothing is to be kept, as in a preview. shared: what the sources of
+    many tables have in common, by name, such as a snapshot; None for a source of its own. table: of a step of many tables,
+    the one that it reads or writes."""
 
     step: str
     base: Path = field(default_factory=Path)
@@ -56,6 +60,8 @@ class ConnectorContext(Struct, frozen=True):
     private: bool = False
     memory: int = 1 << 30
     folder: Path | None = None
+    shared: dict[str, Any] | None = None
+    table: TableName | None = None
 
     def place(self, text: str) -> str:
         """What a path or a URL names, links in it resolved. Raises ConfigError (E0419) for a NUL in it."""

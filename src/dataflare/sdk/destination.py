@@ -55,9 +55,14 @@ class DestinationCapabilities(Struct, frozen=True):
     """delivery and its reason, shown by `plan`. parallel: several writers at once.
     changelog: takes batches with row kinds. changelog_with: the options with which it takes them, where it does
     not now ("mode: upsert with a key"), for the error. key: rows are sent to writers by these columns.
+    by_id: with IDEMPOTENT, it knows a row by a column, so a row that comes again is one row however late it comes.
+    at_commit: rows are visible when their epoch is committed, not before, though the delivery is not TRANSACTIONAL.
     bounded_only: refused in a run without end (overwrite, a single Parquet file).
     one_schema: what one run writes has the same columns from its first row to its last.
     all_rows: refused in a run that does not read all rows of its sources (mirror of one file).
+    keeps_unchanged: it keeps what is there of a column that a row leaves out as unchanged (UNCHANGED).
+    truncates: it takes a TRUNCATE of its changelog: it deletes all rows, has it as a row, or leaves it out as it does
+    deletes. Not with several writers by key.
     local: `validate` needs no network, so `dataflare validate` may ask."""
 
     delivery: Delivery
@@ -66,9 +71,13 @@ class DestinationCapabilities(Struct, frozen=True):
     changelog: bool = False
     changelog_with: str = ""
     key: tuple[str, ...] = ()
+    by_id: bool = False
+    at_commit: bool = False
     bounded_only: bool = False
     one_schema: bool = False
     all_rows: bool = False
+    truncates: bool = False
+    keeps_unchanged: bool = False
     local: bool = False
 
 

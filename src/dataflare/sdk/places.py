@@ -17,11 +17,13 @@ from dataflare.sdk.context import ConnectorContext
 class Target(Struct, frozen=True):
     """Where a destination's rows lie. place: the same text for the same place. shared: other
     destinations of the workflow may write there too, because rows are only added. sample: a path that it
-    could write, for sources of files to say whether they would read it."""
+    could write, for sources of files to say whether they would read it. folded: the place as its system compares it, where
+    two spellings are one place."""
 
     place: str
     shared: bool = False
     sample: str | None = None
+    folded: str | None = None
 
 
 class Table(Struct, frozen=True):
@@ -53,7 +55,12 @@ def target_of(config: Any, context: ConnectorContext) -> Target | None:
     place = context.place(path)
     if table is None:
         return Target(place)
-    return Target(f"the table {table} in {place}", shared=mode in ("append", "upsert"))
+    # SQLite and DuckDB compare names of tables without case.
+    return Target(
+        f"the table {table} in {place}",
+        shared=mode in ("append", "upsert"),
+        folded=f"the table {table.casefold()} in {place}",
+    )
 
 
 def shown_place_of(config: Any) -> str | None:

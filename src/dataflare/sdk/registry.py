@@ -30,6 +30,7 @@ _SOURCES = {
     "mqtt": "dataflare.connectors.mqtt.source:MqttSource",
     "rabbitmq": "dataflare.connectors.rabbitmq.source:RabbitmqSource",
     "nats": "dataflare.connectors.nats.source:NatsSource",
+    "pulsar": "dataflare.connectors.pulsar.source:PulsarSource",
     "redis": "dataflare.connectors.redis.stream_source:RedisSource",
     "sqs": "dataflare.connectors.sqs.source:SqsSource",
     "kinesis": "dataflare.connectors.kinesis.source:KinesisSource",
@@ -60,6 +61,7 @@ _DESTINATIONS = {
     "mqtt": "dataflare.connectors.mqtt.destination:MqttDestination",
     "rabbitmq": "dataflare.connectors.rabbitmq.destination:RabbitmqDestination",
     "nats": "dataflare.connectors.nats.destination:NatsDestination",
+    "pulsar": "dataflare.connectors.pulsar.destination:PulsarDestination",
     "redis": "dataflare.connectors.redis.destination:RedisDestination",
     "sqs": "dataflare.connectors.sqs.destination:SqsDestination",
     "kinesis": "dataflare.connectors.kinesis.destination:KinesisDestination",
@@ -88,6 +90,7 @@ _EXTRAS = {
     "confluent_kafka": "kafka",
     "nats": "nats",
     "aiormq": "rabbitmq",
+    "pulsar": "pulsar",
     "paho": "mqtt",
     "boto3": "aws",
     "botocore": "aws",
@@ -101,6 +104,9 @@ _EXTRAS = {
     "google": "protobuf",
     "grpc_tools": "protobuf",
     "rocksdict": "rocksdb",
+    "prometheus_client": "metrics",
+    "mcp": "mcp",
+    "opentelemetry": "otlp",
 }
 _ARROW = ("clickhouse", "mysql", "postgres")
 """Types whose extras bring pyarrow."""

@@ -36,6 +36,8 @@ class Runtime:
     def __init__(self, *, masks: Masks | None = None, stdout: IO[str] | None = None) -> None:
         self.masks, self.stdout = masks, stdout
         self.on_unread: Callable[[], object] | None = None
+        self.tracer: Any = None
+        """Where it is traced, a `Tracer` of `sdk.tracing`."""
         self._modules: dict[Path, UserModules] = {}
         self._things: dict[str, Any] = {}
         self._lock = threading.Lock()

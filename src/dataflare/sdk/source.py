@@ -23,9 +23,13 @@ from dataflare.model.new_fields import Columns
 from dataflare.model.new_fields import NewFields as NewFields
 from dataflare.model.progress import Position, Split, Watermark
 from dataflare.model.types import Schema
+from dataflare.sdk.chunks import Chunk as Chunk
+from dataflare.sdk.chunks import InMemory as InMemory
+from dataflare.sdk.chunks import Salvaged as Salvaged
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.declarations import Declarations
 from dataflare.sdk.places import Table, table_of
+from dataflare.sdk.streams import Stream as Stream
 
 ConfigClass = type[BaseModel]
 
@@ -59,7 +63,9 @@ class SourceCapabilities(Struct, frozen=True):
     at_once: without an end, each of its splits has a reader of its own, as partitions that never end need;
     else as many splits are read as there are subtasks.
     key: of a changelog, columns of which no two of its rows that are there have equal values, at any moment.
-    deletes_by_key: a delete has the key of its row alone, and an insert replaces the row with its key."""
+    leaves_out: columns of a changelog whose value may be left out of an update that did not change it (UNCHANGED).
+    deletes_by_key: a delete has the key of its row alone, and an insert replaces the row with its key.
+    changed_at: of a changelog, the column with the time of each change; NULL in rows that were there before the log."""
 
     replay: Replay = Replay.NONE
     replay_reason: str = ""
@@ -71,6 +77,8 @@ class SourceCapabilities(Struct, frozen=True):
     at_once: bool = False
     key: tuple[str, ...] = ()
     deletes_by_key: bool = False
+    changed_at: str | None = None
+    leaves_out: tuple[str, ...] = ()
 
 
 class SourceConnector(ABC):
@@ -81,14 +89,15 @@ class SourceConnector(ABC):
     summary: ClassVar[str] = ""
     example: ClassVar[str] = ""
     """A step's YAML, shown by `dataflare connectors TYPE`; validated by a test."""
-    finds_new_fields: ClassVar[bool] = False
-    """Whether its rows may have fields that its schema lacks, and its chunks tell them."""
+    finds_new_fields: bool = False
+    """Whether its rows may have fields that its schema lacks, and its chunks tell them. Where the class says so, one
+    with a config under which that cannot be says no."""
     tries_again: ClassVar[bool] = False
-    """Whether calls that fail for a reason that may pass are made again also where the workflow says
-    nothing of retries, as those to systems on the internet should be."""
+    """Whether calls that fail for a reason that may pass are made again also where the workflow says nothing of it."""
+    resyncs: ClassVar[bool] = False
+    """Whether it reads a table of its changelog again where a user asks for it (`sdk.resyncs`)."""
     lists_only_new: ClassVar[bool] = False
-    """Whether `splits` lists nothing when a run would read no rows, so that this is known before anything
-    is opened."""
+    """Whether `splits` lists nothing when a run would read no rows: this is known before anything is opened."""
     contract: Schema | None = None
     """The step's `schema:`, set before anything else is called; the rows must have these types."""
     learned: Columns = MappingProxyType({})
@@ -97,19 +106,34 @@ class SourceConnector(ABC):
     was listed before they were known."""
 
     written_as: Mapping[str, str | None] = MappingProxyType({})
-    """By destination that its rows reach, how it writes them (its `mode`), set by the planner before
-    `splits` is called."""
+    """By destination that its rows reach, its `mode`. Set by the planner before `splits` is called."""
     started_from: Mapping[str, Any] | None = None
     """What the run was given as `carried`, set before `carry` and `discover` are called: also for a run
     that was resumed, which lists no splits of its own."""
 
+    streams_known: Set[str] = frozenset()
+    """The names of its streams, as the run knows them; set before `splits` is called."""
+
+    streams_read: Set[str] = frozenset()
+    """Of its streams, those that some step reads: rows of others are dropped. Set before `splits` is called."""
+
+    streams_learned: Mapping[str, Columns] = MappingProxyType({})
+    """As `learned`, by stream."""
+
+    not_truncated: Mapping[str | None, str] = MappingProxyType({})
+    """By stream (or None) that may give no TRUNCATE, the step behind it that takes none. Set as `written_as`."""
+    needs_unchanged: Mapping[str | None, Mapping[str, str]] = MappingProxyType({})
+    """By stream (or None) and column, the step that needs its value also where an update left it as it was. Set so too."""
     has_event_time: bool = False
     """Whether the step has an `event_time`. Then the splits of a source that never ends should be few: one
     that no reader has opened holds event time back. Set before anything else is called."""
 
+    in_batch: bool = False
+    """Whether the workflow has `mode: batch`: a log is then read to its end as the run starts. Set before anything else."""
+
     adds_columns: bool = True
-    """Whether columns that only some of its parts have belong to the schema (`schema_change: evolve`);
-    else those of the first part do, and others are new fields. Set before anything else is called."""
+    """Whether columns that only some of its parts have belong to the schema (`schema_change: evolve`); else those of the
+    first part do, and others are new fields. Set before anything else is called."""
 
     def __init__(self, config: Any, context: ConnectorContext) -> None:
         self.config = config
@@ -137,6 +161,26 @@ class SourceConnector(ABC):
     async def schema(self) -> Schema:
         """The columns `open`'s batches will have (after pushdown, if any was applied)."""
 
+    def gives_streams(self) -> bool:
+        """Whether its readers, with this config, give the rows of several tables. No I/O."""
+        return type(self).streams is not SourceConnector.streams
+
+    async def streams(self) -> Sequence[Stream] | None:
+        """The tables whose rows its readers give, each with columns of its own: a reader gives batches, each a
+        `SourceBatch` that says which stream its rows are of. Called after `validate`, and then `schema` is not called.
+        None: its rows have the columns of `schema`."""
+        return None
+
+    def streams_begun(self, position: Mapping[str, Any]) -> Set[str]:
+        """Of its streams, those that a run which goes on from a position (JSON, of a split or as `carried`) goes on with;
+        it reads others from their beginning. Called after `streams`. No I/O."""
+        return self.streams_known
+
+    def primary_key(self) -> tuple[str, ...]:
+        """The columns of which no two rows of its table have equal values; empty if there are none. Called after
+        `schema`. No I/O."""
+        return ()
+
     @abstractmethod
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
         """List the splits that exist now; ids stay the same from call to call.
@@ -145,8 +189,7 @@ class SourceConnector(ABC):
         """
 
     def declarations(self) -> Declarations | None:
-        """What its system's catalogue says of its columns beyond their types. Called after `schema`.
-        No I/O."""
+        """What its system's catalogue says of its columns beyond their types. Called after `schema`. No I/O."""
         return None
 
     def cut_by(self) -> str:
@@ -226,10 +269,10 @@ class SourceBatch(SharedDataBatch):
     are 0, 1, 2 ... place: where the row with a number is, to show to the user: 'orders partition 3 offset
     812'. may_cut: whether a checkpoint may be cut behind the batch; False inside a transaction, whose rows
     are to be committed together. new_fields: fields of these rows that the columns lack, also where the
-    source's schema has changed.
+    source's schema has changed. stream: of a source with streams, the one that the rows are of.
     """
 
-    __slots__ = ("bad", "may_cut", "new_fields", "place", "row_numbers")
+    __slots__ = ("bad", "may_cut", "new_fields", "place", "row_numbers", "stream")
 
     def __init__(
         self,
@@ -240,12 +283,13 @@ class SourceBatch(SharedDataBatch):
         place: Callable[[int], str] | None = None,
         may_cut: bool = True,
         new_fields: NewFields | None = None,
+        stream: str | None = None,
         metadata: Mapping[str, Any] = MappingProxyType({}),
         watermark: Watermark | None = None,
     ) -> None:
         super().__init__(frame, metadata=metadata, watermark=watermark)
         self.bad, self.row_numbers, self.place = bad, row_numbers, place
-        self.may_cut, self.new_fields = may_cut, new_fields
+        self.may_cut, self.new_fields, self.stream = may_cut, new_fields, stream
 
 
 class SplitReader(ABC):
@@ -264,6 +308,15 @@ class SplitReader(ABC):
     warnings: Mapping[str, int] = MappingProxyType({})
     """What users are told at the end of the split, each with a number of rows: "column 'a' is
     NULL" is told as "column 'a' is NULL in 2 rows". A text with the number 0 is told alone."""
+
+    kept_bytes: int | None = None
+    """How much of its log the server keeps for it at the moment, where that is known."""
+
+    @property
+    def holds_time(self) -> bool:
+        """Whether rows that were there before its log are still to come, in any order: event time does not move then, and its
+        last batch was of these. A reader that answers yes gives a batch, if one without rows, when they are all there."""
+        return False
 
     @property
     def wants_checkpoint(self) -> bool:
@@ -289,60 +342,6 @@ class SplitReader(ABC):
 
     async def aclose(self) -> None:
         """Release the connection. Not called after a crash, so nothing may depend on it."""
-
-
-class Salvaged(Struct, frozen=True):
-    """What a failing chunk holds: its good rows, with their index in the chunk, and the bad ones (as
-    `BadRows` where there may be many)."""
-
-    good: pl.DataFrame
-    good_rows: pl.Series
-    bad: Sequence[BadRow]
-
-
-class Chunk(Struct, frozen=True):
-    """Some megabytes of a split that become one lazy query, so that the steps that follow merge
-    into the scan.
-
-    scan: builds the query; called on the worker pool; collecting may raise Polars errors when a
-    field does not parse. position: after the chunk's last row. key: a number that is the same
-    each time the chunk is read (a byte offset, a row number), unique in the split. num_bytes: an
-    estimate. rows: how many the scan gives, where that is known, or what finds it out on the worker
-    pool. salvage: reads a failing chunk row by row. place: where row i of it is, to show to the user, such
-    as 'orders.csv line 812'; may be slow, asked only for errors.
-
-    new_fields: finds the fields of its rows that the columns lack, at any cost; None for a chunk that
-    cannot have any. Rows are numbered as `scan` and `salvage` number them. watched: the same rows as
-    `scan` gives, and their new fields, found quickly; raises what `scan` raises.
-
-    texts: gives rows as they stand in the chunk, for a source whose rows are read again one by one.
-
-    bad: the rows that are known to be bad before the scan, which gives the others. row_numbers: the numbers of
-    the rows that the scan gives, by which `bad` and `place` count; None: they are 0, 1, 2 ... may_cut: whether
-    a checkpoint may be cut behind the chunk.
-
-    work_bytes: about how much memory it takes while it is worked on, where that is much more than
-    num_bytes: the engine reads no more chunks than the budget has room for.
-    """
-
-    scan: Callable[[], pl.LazyFrame]
-    position: Position
-    key: int
-    num_bytes: int
-    rows: int | Callable[[], int | None] | None = None
-    salvage: Callable[[], Salvaged] | None = None
-    place: Callable[[int], str] | None = None
-    new_fields: Callable[[], NewFields | None] | None = None
-    watched: Callable[[], tuple[pl.LazyFrame, NewFields | None]] | None = None
-    texts: Callable[[Sequence[int]], Sequence[bytes]] | None = None
-    work_bytes: int | None = None
-    bad: Sequence[BadRow] = ()
-    row_numbers: pl.Series | None = None
-    may_cut: bool = True
-
-    def count(self) -> int | None:
-        """How many rows the scan gives, or None; may pass over the data."""
-        return self.rows() if callable(self.rows) else self.rows
 
 
 class ChunkReader(SplitReader):

@@ -7,6 +7,7 @@ a connection string. The rules do not depend on a connector.
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +21,11 @@ _NAME = re.compile(
 _KEY = re.compile(r"(^|[-_])(key|sig|auth|code)$", re.I)
 """Names that mean a secret in the query of a URL and in a header, and a column elsewhere."""
 
+_LOGIN = re.compile(r"auth\w*|pass\w*|login|token|bearer", re.I)
+"""Words with which a message begins that shows a secret."""
+_MESSAGES = {"subscribe"}
+"""Options that are messages to a server."""
+
 _NO_SECRET = re.compile(r"_?(file|path|env|url|uri|type|name)$|^(max|n|num)_?tokens?$", re.I)
 _CONNECTION = re.compile(r"connection|dsn|conninfo", re.I)
 """Names of options whose text may be a connection string; elsewhere `=` means a comparison."""
@@ -28,6 +34,8 @@ _URL = re.compile(r"^[a-z][a-z0-9+.\-]*://", re.I)
 _PAIR = re.compile(r"(?P<name>[A-Za-z][\w .-]{0,40}?)\s*=\s*(?P<value>'(?:[^'\\]|\\.)*'|[^\s;&]+)")
 _VARIABLES = re.compile(r"(\$\{[^}]*\})+")
 """A variable without its value. The name of a variable is not a secret."""
+_KEY_LEAST = 16
+"""A shorter `key` in a message is not taken for a secret."""
 _LEAST = 4
 """Shorter parts of a password are not hidden on their own."""
 
@@ -37,6 +45,8 @@ def literal_secrets(config: Any, name: str = "") -> Iterator[str]:
 
     config: maps, lists and scalars. name: the key of this value.
     """
+    if name in _MESSAGES:
+        yield from _of_message(config, "")
     if isinstance(config, Mapping):
         yield from _of_pairs(config)
         for key, value in config.items():
@@ -58,6 +68,48 @@ def literal_secrets(config: Any, name: str = "") -> Iterator[str]:
 def is_secret(name: str) -> bool:
     """Whether an option of this name holds a secret."""
     return _NAME.search(name) is not None and _NO_SECRET.search(name) is None
+
+
+def _of_message(value: Any, name: str) -> Iterator[str]:
+    """What a message to a server shows it: values by their names, in maps, in JSON and in words (`PASS abc`). name: of this value."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _of_message(each, str(key))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _of_message(each, name)
+    elif isinstance(value, str):
+        if _is_shown_secret(name, value):
+            yield from _forms(value)
+        elif value.lstrip()[:1] in ("{", "["):
+            yield from _of_message(_json(value), name)
+        else:
+            yield from _of_words(value)
+
+
+def _json(text: str) -> Any:
+    """The value, or the words of a text that is not JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return re.sub(r"[{}\[\]\"',]+", " ", text).strip()
+
+
+def _of_words(text: str) -> Iterator[str]:
+    """`AUTH name secret`, `token: secret`, `token=secret`: what follows such a name."""
+    first = re.match(r"\s*([\w-]+)[\s:=]+(\S.*)", text, re.S)
+    if first is not None and _LOGIN.fullmatch(first[1]):
+        yield from _forms(first[2].strip())
+    for match in re.finditer(r"([\w-]+)\s*[:=]\s*(\S+)", text):
+        if _is_shown_secret(match[1], match[2]):
+            yield from _forms(match[2])
+
+
+def _is_shown_secret(name: str, value: str) -> bool:
+    """Of a value in a message. `key` is often the name of what is subscribed."""
+    if is_secret(name) or name.lower().endswith(("auth", "sig", "sign")):
+        return len(value) > _LEAST
+    return _KEY.search(name) is not None and len(value) >= _KEY_LEAST
 
 
 def _of_pairs(config: Mapping[Any, Any]) -> Iterator[str]:

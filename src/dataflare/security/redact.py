@@ -64,8 +64,13 @@ def redact_connections(text: str) -> str:
     if _HINT.search(text) is None:
         return text
     if "@" in text:
-        text = _URL.sub(lambda m: m["head"] + (MASK if m["value"] else ""), text)
+        text = _URL.sub(lambda m: m["head"] + _masked(m["value"]), text)
     return _PAIR.sub(lambda m: m["head"] + MASK, text)
+
+
+def _masked(value: str) -> str:
+    """MASK for a password. A line in which it was hidden already stays as long as it is."""
+    return MASK if value.strip("*") else value
 
 
 def mask_line(line: str) -> str:

@@ -22,7 +22,6 @@ from dataflare.testing.contract import Laws, check_laws, equal, hold
 from dataflare.testing.protocol import LAST, Attempt, Play, epochs_of
 
 POINTS = ("opened", "written", "prepared", "published", "committed")
-_KEEPING = (Delivery.TRANSACTIONAL, Delivery.IDEMPOTENT)
 ROWS = pl.DataFrame(
     {
         "id": range(30),
@@ -46,6 +45,9 @@ class DestinationUnderTest(Discreet, frozen=True):
     @property
     def delivery(self) -> Delivery:
         return self.make(self.folder).capabilities().delivery
+
+    def promises(self, law: str) -> bool:
+        return law not in NOT_PROMISED[self.delivery]
 
     def play(self, law: str, part: str = "", subtasks: int = 1) -> Play:
         """A new lineage that writes to a folder of its own."""
@@ -118,7 +120,7 @@ async def several_writers_work_together(tested: DestinationUnderTest) -> None:
 
 async def nothing_is_seen_before_its_commit(tested: DestinationUnderTest) -> None:
     law = "nothing_is_seen_before_its_commit"
-    if tested.delivery is not Delivery.TRANSACTIONAL:
+    if not tested.promises(law):
         return
     attempt = await tested.play(law).attempt(resume=0)
     await attempt.write(tested.frame)
@@ -141,7 +143,7 @@ def _unseen(tested: DestinationUnderTest, law: str, state: str) -> None:
 async def half_done_is_repaired(tested: DestinationUnderTest) -> None:
     """An attempt ends in the middle of each epoch, at each point; the next attempt continues."""
     law = "half_done_is_repaired"
-    if tested.delivery not in _KEEPING:
+    if not tested.promises(law):
         return
     for epoch in range(1, LAST + 1):
         for point in POINTS:
@@ -178,7 +180,7 @@ async def _until(play: Play, epochs: dict[int, pl.DataFrame], epoch: int, point:
 
 async def a_commit_twice_is_a_commit(tested: DestinationUnderTest) -> None:
     law = "a_commit_twice_is_a_commit"
-    if tested.delivery not in _KEEPING:
+    if not tested.promises(law):
         return
     play, epochs = tested.play(law), epochs_of(tested.frame)
     attempt = await play.attempt(resume=0)
@@ -195,7 +197,7 @@ async def a_commit_twice_is_a_commit(tested: DestinationUnderTest) -> None:
 async def what_was_never_published_goes(tested: DestinationUnderTest) -> None:
     """Rows that were prepared and are in no manifest do not appear, and do not block other rows."""
     law = "what_was_never_published_goes"
-    if tested.delivery is not Delivery.TRANSACTIONAL:
+    if not tested.promises(law):
         return
     play, epochs = tested.play(law), epochs_of(tested.frame)
     attempt = await play.attempt(resume=0)
@@ -213,14 +215,14 @@ async def what_was_never_published_goes(tested: DestinationUnderTest) -> None:
 async def an_older_attempt_changes_nothing(tested: DestinationUnderTest) -> None:
     """An attempt commits after a newer one began: its rows do not appear, those of the newer one do."""
     law = "an_older_attempt_changes_nothing"
-    if tested.delivery is Delivery.TRANSACTIONAL:
+    if tested.promises(law):
         await _come_back(tested, law)
 
 
 async def an_older_attempt_is_fenced(tested: DestinationUnderTest) -> None:
     """The commit of an attempt after a newer one began raises E0804."""
     law = "an_older_attempt_is_fenced"
-    if tested.delivery is Delivery.TRANSACTIONAL:
+    if tested.promises(law):
         error = await _come_back(tested, law)
         hold(law, error is not None, "its commit raises no error")
         assert error is not None
@@ -249,7 +251,7 @@ async def _come_back(tested: DestinationUnderTest, law: str) -> DataFlareError |
 async def markers_tell_the_epoch(tested: DestinationUnderTest) -> None:
     """A destination may have no marker and use another way; this law then has nothing to check."""
     law = "markers_tell_the_epoch"
-    if tested.delivery is not Delivery.TRANSACTIONAL:
+    if not tested.promises(law):
         return
     play, epochs = tested.play(law), epochs_of(tested.frame)
     attempt = await play.attempt(resume=0)
@@ -306,3 +308,20 @@ DESTINATION_LAWS: Laws[DestinationUnderTest] = {
     )
 }
 """The laws by name. Each is an async function of a `DestinationUnderTest` that raises ContractBroken."""
+_OF_TRANSACTIONS = frozenset(
+    {
+        "nothing_is_seen_before_its_commit",
+        "what_was_never_published_goes",
+        "an_older_attempt_changes_nothing",
+        "an_older_attempt_is_fenced",
+        "markers_tell_the_epoch",
+    }
+)
+_OF_EPOCHS = frozenset({"half_done_is_repaired", "a_commit_twice_is_a_commit"})
+NOT_PROMISED: Mapping[Delivery, frozenset[str]] = {
+    Delivery.TRANSACTIONAL: frozenset(),
+    Delivery.IDEMPOTENT: _OF_TRANSACTIONS,
+    Delivery.REPEATING: _OF_TRANSACTIONS | _OF_EPOCHS,
+    Delivery.FLEETING: _OF_TRANSACTIONS | _OF_EPOCHS,
+}
+"""By delivery, the laws that it does not promise, and that are not checked."""

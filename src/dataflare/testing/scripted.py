@@ -47,7 +47,7 @@ class ScriptedSource:
 
     splits: one list of items each. schema: column to type; inferred from the rows by default. changelog: the rows
     have their kind in `_op` (insert, update_before, update_after, delete). key: the columns of which no two rows
-    that are there have equal values. In YAML
+    that are there have equal values. deletes_by_key: as `SourceCapabilities` has it. In YAML
     the source is `{type: scripted, config: {script: NAME}}`, where NAME is `name`.
     """
 
@@ -58,9 +58,11 @@ class ScriptedSource:
         name: str | None = None,
         changelog: bool = False,
         key: Sequence[str] = (),
+        deletes_by_key: bool = False,
     ) -> None:
         self.name = name or f"script-{next(_numbers)}"
         self.changelog, self.key = changelog, tuple(key)
+        self.deletes_by_key = deletes_by_key
         self.items = [list(split) for split in splits]
         self.schema = Schema.of(schema) if schema else self._inferred_schema()
         self.opened: list[int] = []
@@ -134,6 +136,7 @@ class ScriptedConnector(SourceConnector, SupportsCommits):
             local=True,
             changelog=self._script.changelog,
             key=self._script.key,
+            deletes_by_key=self._script.deletes_by_key,
         )
 
     async def schema(self) -> Schema:

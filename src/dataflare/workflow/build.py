@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError
+from dataflare.workflow.alerts import AlertReader
 from dataflare.workflow.belongs import help_in_workflow
 from dataflare.workflow.bind import WORKFLOW, found_words, validated
 from dataflare.workflow.form import NAME_MAX, Form, better_name, short
@@ -35,6 +36,8 @@ TOP_KEYS = (
     "sources",
     "transformations",
     "destinations",
+    "alerts",
+    "notifiers",
     "tests",
 )
 TEST_KEYS = ("name", "description", "params", "given", "expect", "ordered")
@@ -63,6 +66,9 @@ def build(
     sources = reader.steps(root, "sources", SourceStep, handling)
     transformations = reader.steps(root, "transformations", TransformationStep, handling)
     destinations = reader.steps(root, "destinations", DestinationStep, handling)
+    told = AlertReader(errors)
+    notifiers = told.notifiers(root)
+    alerts = told.alerts(root, [*sources, *transformations, *destinations], notifiers)
     tests = head.tests(root)
     workflow = Workflow(
         name=name,
@@ -73,6 +79,8 @@ def build(
         sources=sources,
         transformations=transformations,
         destinations=destinations,
+        alerts=alerts,
+        notifiers=notifiers,
         tests=tests,
         file=file,
         base=base,

@@ -13,7 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dataflare.observability.notifiers import KINDS
 from dataflare.resilience.policy import RetryPolicy
+from dataflare.sdk.streams import PLACES
+from dataflare.workflow.alerts import AlertRule
 from dataflare.workflow.build import VERSION
 from dataflare.workflow.form import NAME_MAX
 from dataflare.workflow.settings import ErrorHandling, EventTime, Settings
@@ -22,6 +25,11 @@ Json = dict[str, Any]
 
 _VARIABLE = {"$ref": "#/$defs/variable"}
 _ANYTHING = {"description": "any value"}
+_PER_TABLE = {
+    "description": "With {table} in the place of many tables: options of single tables, by name.",
+    "type": "object",
+    "additionalProperties": {"type": "object"},
+}
 _OWN_TYPES = {"integer", "number", "boolean"}
 
 
@@ -32,8 +40,10 @@ def json_schema(
 ) -> Json:
     """The schema, draft 2020-12, from the config models of all types by name."""
     defs: Json = {"variable": _variable(), "inputs": _inputs()}
-    for model in (Settings, ErrorHandling, EventTime, RetryPolicy):
+    for model in (Settings, ErrorHandling, EventTime, RetryPolicy, AlertRule):
         defs[model.__name__] = _model(model, model.__name__, defs)
+    for kind, notifier in KINDS.items():
+        defs[f"notifier.{kind}"] = _model(notifier, f"notifier.{kind}", defs)
     defs["source"] = _step(
         "source",
         "Where rows come from.",
@@ -95,6 +105,16 @@ def _top() -> Json:
         "sources": _section("source"),
         "transformations": _section("transformation"),
         "destinations": _section("destination"),
+        "alerts": {
+            "description": "When notifiers are told of the run.",
+            "type": "array",
+            "items": {"$ref": "#/$defs/AlertRule"},
+        },
+        "notifiers": {
+            "description": "Who is told of alerts, by name.",
+            "type": "object",
+            "additionalProperties": _notifier(),
+        },
         "tests": {"description": "Run by `dataflare test`.", "type": "array", "items": _test()},
     }
 
@@ -110,10 +130,27 @@ def _environment() -> Json:
             "description": {"type": "string"},
             "settings": {"$ref": "#/$defs/Settings"},
             **{name: {**part, "additionalProperties": part} for name in sections},
+            "alerts": {"type": "array", "items": {"$ref": "#/$defs/AlertRule"}},
+            "notifiers": {**part, "additionalProperties": part},
             "tests": {"type": "array", "items": _test()},
         },
         "patternProperties": {"^x-": _ANYTHING},
         "additionalProperties": False,
+    }
+
+
+def _notifier() -> Json:
+    return {
+        "type": "object",
+        "properties": {"type": {"enum": sorted(KINDS)}},
+        "required": ["type"],
+        "allOf": [
+            {
+                "if": {"properties": {"type": {"const": kind}}, "required": ["type"]},
+                "then": {"$ref": f"#/$defs/notifier.{kind}"},
+            }
+            for kind in KINDS
+        ],
     }
 
 
@@ -182,6 +219,8 @@ def _step(
     choices = []
     for name, model in sorted(types.items()):
         defs[f"{kind}.{name}"] = _config(model, f"{kind}.{name}", defs)
+        if kind == "destination" and not model.model_fields.keys().isdisjoint(PLACES):
+            defs[f"{kind}.{name}"]["properties"]["per_table"] = _PER_TABLE
         required = ["config"] if defs[f"{kind}.{name}"].get("required") else []
         choices.append(
             {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dataflare.errors import DataFlareError, raise_all
+from dataflare.observability.notifiers import secrets_of
 from dataflare.security.literals import literal_secrets
 from dataflare.security.redact import remember_secret
 from dataflare.security.secrets import SecretProvider, default_secrets
@@ -105,7 +106,9 @@ class _Loader:
         if "params" in tree:
             values.put("params", declared, place, None)
         secrets_seen = frozenset(self.early.secrets | late.secrets)
-        masked = frozenset((*secrets_seen, *literal_secrets(values)))
+        masked = frozenset(
+            (*secrets_seen, *literal_secrets(values), *secrets_of(values.get("notifiers")))
+        )
         for secret in masked:
             remember_secret(secret)
         workflow = build(

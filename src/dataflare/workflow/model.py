@@ -15,6 +15,9 @@ from msgspec import Struct, field
 from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
 from dataflare.model.record import Discreet
 from dataflare.model.types import Schema
+from dataflare.observability.alerts import Rule
+from dataflare.observability.notifiers import Notifier
+from dataflare.sdk.streams import TableName
 from dataflare.security.redact import MASK
 from dataflare.workflow.fingerprint import fingerprint
 from dataflare.workflow.nodes import SpotMap, key_spot_of, spot_of
@@ -87,11 +90,12 @@ class Step(Discreet, frozen=True, kw_only=True):
 
 
 class SourceStep(Step, frozen=True, kw_only=True):
-    """A source. schema: the columns that the user declared, or None."""
+    """A source. schema: the columns that the user declared, or None. notes: what `plan` says of it."""
 
     schema: Schema | None = None
     event_time: EventTime | None = None
     inputs: tuple[InputRef, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -145,9 +149,11 @@ class Workflow(Discreet, frozen=True, kw_only=True):
 
     params: the declared parameters with their values. secrets_seen: the values of `${secret:...}`;
     masked: these and the passwords written in the file, which must never be shown.
+    families: by step that stands for many tables, the table of each of its streams. None: the steps are as they
+    are written, and no source was asked for its tables.
     """
 
-    hidden = ("secrets_seen", "masked", "node")
+    hidden = ("notifiers", "secrets_seen", "masked", "node")
 
     name: str
     version: str = "1.0"
@@ -157,6 +163,8 @@ class Workflow(Discreet, frozen=True, kw_only=True):
     sources: Mapping[str, SourceStep] = field(default_factory=dict)
     transformations: Mapping[str, TransformationStep] = field(default_factory=dict)
     destinations: Mapping[str, DestinationStep] = field(default_factory=dict)
+    alerts: tuple[Rule, ...] = ()
+    notifiers: Mapping[str, Notifier] = field(default_factory=dict)
     tests: tuple[WorkflowTest, ...] = ()
     file: Path | None = None
     base: Path = field(default_factory=Path)
@@ -164,6 +172,7 @@ class Workflow(Discreet, frozen=True, kw_only=True):
     masked: frozenset[str] = frozenset()
     spot: Spot | None = None
     node: SpotMap = field(default_factory=SpotMap)
+    families: Mapping[str, Mapping[str, TableName]] | None = None
 
     def steps(self) -> Iterator[AnyStep]:
         """All steps in the order of the file: sources, transformations, destinations."""
@@ -211,6 +220,8 @@ class Workflow(Discreet, frozen=True, kw_only=True):
             "sources": {name: _step_json(step) for name, step in self.sources.items()},
             "transformations": {n: _step_json(step) for n, step in self.transformations.items()},
             "destinations": {name: _step_json(step) for name, step in self.destinations.items()},
+            "alerts": shown(self.node.get("alerts") or []),
+            "notifiers": {name: {"type": each.kind} for name, each in self.notifiers.items()},
             "tests": [
                 {"name": test.name, "given": shown(test.given), "expect": shown(test.expect)}
                 for test in self.tests

@@ -25,7 +25,11 @@ class _Model(BaseModel):
 class Checkpoint(_Model):
     """When checkpoints are taken, and where they are stored."""
 
-    interval: Duration = Field(default=10.0, gt=0, description="time between two checkpoints")
+    interval: Duration = Field(
+        default=10.0,
+        gt=0,
+        description="time from the beginning of a checkpoint to that of the next one",
+    )
     retain: int = Field(default=3, ge=1, description="how many checkpoints are kept")
     storage: str | None = Field(
         default=None,

@@ -7,9 +7,13 @@ import contextlib
 import polars as pl
 import pytest
 from clickhouse_kit import Database, batch, run
+from msgspec.structs import replace
 
+from dataflare.connectors.clickhouse.ledger import Doing
 from dataflare.errors import CheckpointError, ConfigError, DataError, DataFlareError, RunError
 from dataflare.model.types import Schema
+
+pytestmark = pytest.mark.rotates(2)
 
 SCHEMA = Schema.of({"id": "int64", "v": "string"})
 ONE, TWO, THREE = (batch([{"id": i, "v": f"v{i}"}]) for i in (1, 2, 3))
@@ -129,20 +133,24 @@ def test_an_overwrite_shows_the_old_rows_until_its_end(database):
 def test_upsert_keeps_the_last_row_of_a_key_or_the_one_with_the_greatest_sequence(database):
     schema = Schema.of({"id": "int64", "v": "string", "n": "int64"})
     rows = [batch([{"id": 1, "v": v, "n": n} for v, n in part]) for part in
-            ([("a", 1), ("b", 3)], [("c", 2)])]  # fmt: skip
+            ([("a", 1), ("b", 3), ("b2", 3)], [("c", 2)])]  # fmt: skip
+    equal = batch([{"id": 1, "v": "d", "n": 3}])
 
     async def go():
-        for table, sequence in (("last", None), ("greatest", "n")):
+        for table, sequence in (("last", None), ("greatest", "n"), ("equal", "n")):
             step = await database.step(
                 schema, table=table, mode="upsert", key=["id"], sequence=sequence
             ).start()
             await step.epoch(1, rows[0])
-            await step.epoch(2, rows[1], final=True)
+            await step.epoch(2, rows[1], final=table != "equal")
+            if table == "equal":
+                await step.epoch(3, equal, final=True)
             await step.close()
 
     run(go())
     assert database.rows("select v from last final") == [["c"]]
-    assert database.rows("select v from greatest final") == [["b"]]
+    assert database.rows("select v from greatest final") == [["b2"]]
+    assert database.rows("select v from equal final") == [["d"]]
 
 
 def test_an_older_attempt_and_another_lineage_are_fenced(database):
@@ -186,6 +194,59 @@ def test_rows_that_may_be_there_of_a_lost_checkpoint_stop_the_run(database, monk
     run(go())
 
 
+@pytest.mark.parametrize(("others", "known"), [(80, True), (101, False)])
+def test_an_insert_in_doubt_is_made_again_only_while_the_table_remembers_it(
+    database, monkeypatch, others, known
+):
+    database.execute(
+        "create table t (id Int64, v String) engine = MergeTree order by id "
+        "settings non_replicated_deduplication_window = 100"
+    )
+
+    async def go():
+        step = await database.step(SCHEMA).start()
+        await step.epoch(1, ONE)
+        made = await step.prepare(2, TWO)
+        with dying_at(monkeypatch, "clickhouse.commit.after_insert"), contextlib.suppress(Died):
+            await step.commit(2, [made])
+        await step.close()
+        for number in range(others):
+            database.execute(f"insert into t values ({1000 + number}, 'other')")
+        for attempt in (2, 3):
+            again = database.step(SCHEMA, attempt=attempt)
+            if known:
+                await (await again.start(2, [made])).close()
+                continue
+            with pytest.raises(CheckpointError, match="102 blocks were inserted since") as caught:
+                await again.start(2, [made])
+            assert caught.value.code == "E0705"
+
+    run(go())
+    assert database.rows("select count() from t where id < 1000") == [[2]]
+
+
+def test_parts_that_were_dropped_leave_an_insert_in_doubt(database, monkeypatch):
+    async def go():
+        step = await database.step(SCHEMA).start()
+        await step.epoch(1, ONE)
+        made = await step.prepare(2, TWO)
+        with dying_at(monkeypatch, "clickhouse.commit.before_insert"), contextlib.suppress(Died):
+            await step.commit(2, [made])
+        await step.close()
+        database.execute("truncate table t sync")
+        with pytest.raises(CheckpointError, match="parts of the table were dropped"):
+            await database.step(SCHEMA, attempt=2).start(2, [made])
+
+    run(go())
+
+
+def test_the_age_of_an_insert_is_that_of_the_insert_whatever_is_noted_later():
+    begun = Doing(4, 1, "abc", 17, 1_000)
+    assert Doing.of(4, 1, begun.text, 0.5, 61_000) == replace(begun, age_s=60.0)
+    assert Doing.of(4, 1, Doing(4, 1, "abc", None, 1_000).text, 0, 1_000).blocks is None
+    assert Doing.of(4, 1, "abc", 0.5, 61_000) == Doing(4, 1, "abc", age_s=0.5)
+
+
 def test_a_row_without_a_key_is_refused(database):
     async def go():
         step = await database.step(SCHEMA, mode="upsert", key=["id"]).start()
@@ -202,6 +263,11 @@ def test_a_row_without_a_key_is_refused(database):
     [
         (
             "engine = MergeTree order by id",
+            {},
+            "MODIFY SETTING non_replicated_deduplication_window",
+        ),
+        (
+            "engine = MergeTree order by id settings non_replicated_deduplication_window = 99",
             {},
             "MODIFY SETTING non_replicated_deduplication_window",
         ),

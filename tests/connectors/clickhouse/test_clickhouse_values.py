@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from ipaddress import IPv4Address, IPv6Address
 
 import polars as pl
 import pytest
 from clickhouse_kit import Database, batch, run
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dataflare.connectors.clickhouse.addresses import IPV4, IPV6
+from dataflare.connectors.clickhouse.encode import refused
+from dataflare.connectors.clickhouse.types import parse
 from dataflare.errors import ConfigError, DataError
 from dataflare.model.types import Schema, parse_type
+
+pytestmark = pytest.mark.rotates(2)
 
 # type in ClickHouse, value in SQL, type, value
 READ = [
@@ -156,6 +164,23 @@ def test_every_type_is_written_and_read_again(database):
     assert found.frame.rows() == expected.rows()
 
 
+ADDRESSES_4 = ["1.2.3.4", "0.0.0.0", "255.255.255.255"]
+NOT_ADDRESSES_4 = ["999.1.1.1", "", "1.2.3", "1.2.3.4.5", "::1", "1.2.3.4/24", " 1.2.3.4", "1.2.3.4\n", "010.1.1.1",
+                   "0x1.2.3.4", "256.1.1.1"]  # fmt: skip
+ADDRESSES_6 = ["::", "::1", "1:2:3:4:5:6:7:8", "2001:db8::1", "::ffff:1.2.3.4", "fe80::abcd:0:0:1"]
+NOT_ADDRESSES_6 = [
+    "zz",
+    "",
+    "fe80::1%eth0",
+    "1:2:3",
+    "1::2::3",
+    "[::1]",
+    ":::",
+    "::1/64",
+    "1:2:3:4:5:6:7::8",
+    "12345::",
+]
+
 # the column, the type of the values, those that fit, those that it would change
 EXACT = [
     ("Int8", "int64", [127, -128], [128, -129, 2**40]),
@@ -174,6 +199,13 @@ EXACT = [
     ("FixedString(2)", "string", ["ab", "é"], ["a", "abc"]),
     ("Enum8('a' = 1, 'b' = 2)", "string", ["a"], ["c", ""]),
     ("UUID", "string", ["61f0c404-5cb3-11e7-907b-a6006ad3dba0"], ["61f0c404"]),
+    ("IPv4", "string", ADDRESSES_4, NOT_ADDRESSES_4),
+    ("Nullable(IPv4)", "string", [*ADDRESSES_4, None], NOT_ADDRESSES_4),
+    ("Array(Nullable(IPv4))", "list<string>", [["1.2.3.4", None], []], [[text] for text in NOT_ADDRESSES_4]),
+    ("IPv6", "string", ADDRESSES_6, NOT_ADDRESSES_6),
+    ("Nullable(IPv6)", "string", [*ADDRESSES_6, None], NOT_ADDRESSES_6),
+    ("Map(String, IPv6)", "list<struct<key: string, value: string>>", [[{"key": "a", "value": "::1"}]],
+     [[{"key": "a", "value": "zz"}]]),
     ("Time", "time", [time(1, 2, 3)], [time(1, 2, 3, 4)]),
     ("Array(Int8)", "list<int64>", [[1], []], [[1, 128], [None]]),
     ("Array(Nullable(Int8))", "list<int64>", [[None]], [[128]]),
@@ -217,6 +249,56 @@ def test_what_a_column_would_change_is_refused(database, column, type_, good, ba
     assert list(map(str, again)) == list(map(str, good)) or again == good
 
 
+def _is_address(text: str, *versions: type) -> bool:
+    for version in versions:
+        try:
+            version(text)
+        except ValueError:
+            continue
+        return True
+    return False
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["1", "ab", "0", "FFFF", ":", "::", "1.2.3.4", "256", ".", "12345", "g", "01"]
+        )
+    ).map("".join)
+    | st.ip_addresses().map(str)
+    | st.lists(st.sampled_from(["1", "abcd", "", "0"]), min_size=2, max_size=9).map(":".join)
+)
+def test_an_address_is_what_python_takes_for_one(text):
+    row = pl.Series([text]).str
+    assert row.contains(IPV4)[0] == _is_address(text, IPv4Address)
+    assert row.contains(IPV6)[0] == _is_address(text, IPv6Address, IPv4Address)
+
+
+def test_an_address_is_read_as_python_reads_it(database):
+    """Spellings that ClickHouse writes differently have the same value."""
+    texts = [
+        "2001:DB8:0:0::1",
+        "1.2.3.4",
+        "::1.2.3.4",
+        "64:ff9b::1.2.3.4",
+        "1:2:3:4:5:6:7::",
+        "0001:0:0:0:0:0:0:0",
+    ]
+    database.execute("create table t (id Int64, v IPv6) engine = MergeTree order by id "
+                     "settings non_replicated_deduplication_window = 100")  # fmt: skip
+    schema = Schema.of({"id": "int64", "v": "string"})
+    frame = pl.DataFrame({"id": range(len(texts)), "v": texts}, schema=schema.to_polars())
+
+    async def go():
+        step = await database.step(schema).start()
+        await step.epoch(1, batch([]).__class__(frame), final=True)
+        await step.close()
+
+    run(go())
+    found = [IPv6Address(value) for value in run(database.read(table="t")).frame.sort("id")["v"]]
+    assert found == [IPv6Address(f"::ffff:{text}" if ":" not in text else text) for text in texts]
+
+
 @pytest.mark.parametrize(
     ("type_", "said"),
     [("timestamp[us]", "not an instant"), ("duration[us]", "has no type for it")],
@@ -234,3 +316,11 @@ def test_text_is_not_interpreted(database: Database, column):
     with pytest.raises(DataError, match="and string values arrive") as caught:
         run(database.step(Schema.of({"v": "string"})).start())
     assert caught.value.code == "E0511"
+
+
+def test_a_missing_list_is_told_what_to_do() -> None:
+    frame = pl.DataFrame({"tags": [["a"], None]})
+    (lost,) = refused(
+        frame, {"tags": parse_type("list<string>")}, {"tags": parse("Array(String)")}, "t"
+    )
+    assert (lost.row, "coalesce(tags, [])" in str(lost.error.help)) == (1, True)

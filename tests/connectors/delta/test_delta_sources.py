@@ -8,11 +8,12 @@ from typing import Any
 
 import polars as pl
 import pytest
+from conformance import keeps_source_laws
 from optional_packages import package
 
 from dataflare.errors import DataFlareError
 from dataflare.jobs import RunOptions, RunResult, run
-from dataflare.testing import SOURCE_LAWS, check_source, source_of
+from dataflare.testing import SOURCE_LAWS, source_of
 from dataflare.workflow.load import load_text
 
 deltalake = package("deltalake")
@@ -56,7 +57,7 @@ def test_the_source_keeps_its_contract(law: str, options: dict[str, Any], tmp_pa
     put(tmp_path, ROWS[:20], partition_by=["day"], configuration=FEED)
     put(tmp_path, ROWS[20:])
     make = lambda: source_of("delta", {"path": "orders", **options}, base=tmp_path)  # noqa: E731
-    asyncio.run(check_source(make, only=[law]))
+    keeps_source_laws("delta", make, only=[law])
 
 
 def test_a_copy_has_each_row_once(tmp_path: Path):

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from conformance import keeps_source_laws
 from search_kit import Place
 from servers.opensearch import OpenSearch
 from servers.web import Answer, Asked, http_server
@@ -65,7 +66,7 @@ def test_it_keeps_the_contract_of_sources(place: Place) -> None:
         "batch_size": 9,
         "metadata": ["id"],
     }
-    asyncio.run(check_source(lambda: source_of("opensearch", config)))
+    keeps_source_laws("elasticsearch", lambda: source_of("opensearch", config))
     asyncio.run(
         check_source(
             lambda: source_of("opensearch", {**config, "slices": 4}), only=["positions_resume"]
@@ -304,3 +305,14 @@ def test_a_part_of_the_documents_is_never_taken_for_all(tmp_path: Path) -> None:
     assert result.error is not None
     assert result.error.code == "E0611"
     assert "only a part" in result.error.message
+
+
+def test_a_catalogue_has_the_indexes_and_their_fields(place: Place) -> None:
+    place.write([{"id": 1, "v": "a"}])
+    config = {"connection": place.server.url}
+    source = source_of("opensearch", {**config, "index": "-"}, base=place.folder)
+    found = {entry.name: entry for entry in asyncio.run(source.catalog())}
+    assert (found[place.index].kind, found[place.index].rows) == ("index", 1)
+    assert not [name for name in found if name.startswith(".")]
+    one = source_of("opensearch", {**config, **found[place.index].config}, base=place.folder)
+    assert {*asyncio.run(one.schema()).names} == {"id", "v"}

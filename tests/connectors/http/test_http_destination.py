@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import yaml
 from http_kit import Ran, run, sending
 from servers.web import Answer, Asked, http_server
 
@@ -56,6 +59,22 @@ def test_refused_rows_are_found_and_the_others_arrive_once(tmp_path: Path) -> No
     assert [json.loads(letter["row"])["id"] for letter in found] == [2, 5]
     assert {letter["code"] for letter in found} == {"E0510"}
     assert "no such id" in found[0]["message"]
+
+
+def test_a_refused_row_is_replayed_with_its_nanoseconds(tmp_path: Path) -> None:
+    exact = {"id": 2, "at": "2024-01-01T00:00:00.000000001Z", "time": "12:00:00.123456789"}
+    with http_server(refusing) as server:
+        flow = sending([exact], {"url": server.url}, error_handling={"on_error": "dead_letter"})
+        flow["sources"]["rows"]["schema"] = {"at": "timestamp[ns, UTC]", "time": "time"}
+        assert run(tmp_path, flow).status == 0
+    with http_server(lambda asked: Answer()) as server:
+        flow["destinations"]["hook"]["config"]["url"] = server.url
+        (tmp_path / "flow.yaml").write_text(yaml.safe_dump(flow))
+        command = [sys.executable, "-m", "dataflare", "dlq", "replay", "sending"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        taken = [asked.json() for asked in server.asked]
+    assert done.returncode == 0, done.stderr
+    assert taken == [[exact]]
 
 
 def test_a_refused_row_fails_the_run_where_it_must_not_be_left_out(tmp_path: Path) -> None:

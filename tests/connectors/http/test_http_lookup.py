@@ -222,3 +222,26 @@ def test_an_answer_that_cannot_be_read_is_an_error_of_its_rows(
     step = ran.result["steps"]["named"]
     assert (step["rows_in"], step["rows_out"]) == (16, 8)
     assert (step["errors"], step["dead_letters"]) == (8, 8)
+
+
+def test_keys_are_told_apart_by_their_nanoseconds(tmp_path: Path) -> None:
+    """Each is asked for whole, and one whose answer cannot be read is refused alone."""
+    stamps = [f"2024-01-01T00:00:00.00000000{n}Z" for n in range(1, 4)]
+
+    def answer(asked: Asked) -> Answer:
+        last = unquote(asked.path)[-2]
+        return Answer({"name": f"n{last}", "level": "high" if last == "2" else int(last)})
+
+    rows = [{"id": n, "customer": stamp} for n, stamp in enumerate(stamps, 1)]
+    with http_server(answer) as server:
+        source = {"url": server.url + "/{customer}", "schema": {"level": "int64"}}
+        flow_ = flow(source, rows)
+        flow_["sources"]["orders"]["schema"] = {"customer": "timestamp[ns, UTC]"}
+        flow_["settings"]["error_handling"] = {"on_error": "dead_letter"}
+        ran = run(tmp_path, flow_)
+        asked = sorted(unquote(each.path)[1:] for each in server.asked)
+    assert ran.status == 0, ran.errors
+    assert asked == stamps
+    found = pl.read_parquet(tmp_path / "out.parquet")
+    assert found.select("id", "name", "level").rows() == [(1, "n1", 1), (3, "n3", 3)]
+    assert ran.result["steps"]["named"]["dead_letters"] == 1

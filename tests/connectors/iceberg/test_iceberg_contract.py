@@ -8,12 +8,12 @@ from typing import Any
 
 import polars as pl
 import pytest
+from conformance import keeps_destination_laws
 from optional_packages import package
 
 from dataflare.testing import (
     DESTINATION_LAWS,
     TABLE_LAWS,
-    check_destination,
     check_table,
     destination_of,
 )
@@ -43,6 +43,5 @@ def test_iceberg_keeps_the_contract_of_tables(law: str, tmp_path: Path):
 @pytest.mark.parametrize("law", DESTINATION_LAWS)
 def test_iceberg_keeps_the_contract_of_destinations(law: str, mode: str, tmp_path: Path):
     options = {"mode": mode, "key": ["id"]} if mode == "upsert" else {"mode": mode}
-    asyncio.run(
-        check_destination(lambda folder: make(folder, **options), read, tmp_path, only=[law])
-    )
+    made = lambda folder: make(folder, **options)  # noqa: E731
+    keeps_destination_laws("iceberg", made, read, tmp_path, only=[law])

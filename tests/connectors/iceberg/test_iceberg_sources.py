@@ -9,11 +9,12 @@ from typing import Any
 
 import polars as pl
 import pytest
+from conformance import keeps_source_laws
 from optional_packages import package
 
 from dataflare.errors import ConfigError, DataFlareError
 from dataflare.jobs import RunOptions, RunResult, run
-from dataflare.testing import SOURCE_LAWS, check_source, source_of
+from dataflare.testing import SOURCE_LAWS, source_of
 from dataflare.workflow.load import load_text
 
 package("pyiceberg")
@@ -71,7 +72,7 @@ def test_the_source_keeps_its_contract(law: str, options: dict[str, Any], tmp_pa
     put(tmp_path, ROWS[20:])
     config = {"catalog": CATALOG, "table": "shop.orders", **options}
     make = lambda: source_of("iceberg", config, base=tmp_path)  # noqa: E731
-    asyncio.run(check_source(make, only=[law]))
+    keeps_source_laws("iceberg", make, only=[law])
 
 
 @pytest.mark.parametrize(

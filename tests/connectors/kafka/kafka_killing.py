@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import broker_moving
 from kafka_kit import Place
 
 KEYS = 13
@@ -32,56 +28,23 @@ destinations:
   out:
     type: kafka
     inputs: [more]
-    config: {bootstrap_servers: "SERVERS", topic: TOPIC-out, key: k, timeout: 20s}
+    config: {bootstrap_servers: "SERVERS", topic: TOPIC-out, key: k, timeout: 20sMORE}
     error_handling: {retry_policy: {max_attempts: 100, initial_backoff: 50ms, max_backoff: 300ms}}
 """
 
 
-class Moving:
-    """rows: messages of the topic, those of one key in one partition."""
+class Moving(broker_moving.Moving):
+    """rows: messages of the topic, those of one key in one partition. more: options of the destination."""
 
-    def __init__(self, place: Place, rows: int, servers: str | None = None) -> None:
+    def __init__(self, place: Place, rows: int, servers: str | None = None, more: str = "") -> None:
         self.place, self.rows = place, rows
-        self._file = place.folder / "moving.yaml"
-        text = WORKFLOW.replace("SERVERS", servers or place.cluster.bootstrap)
-        self._file.write_text(text.replace("TOPIC", place.topic))
+        workflow = WORKFLOW.replace("MORE", more).replace("SERVERS", servers or "SERVERS")
+        super().__init__(place, workflow)
+        self.text = place.filled(workflow)
         place.put(
             {"value": json.dumps({"n": n, "k": n % KEYS, "pad": "x" * 200}).encode(),
              "key": str(n % KEYS)} for n in range(rows)
         )  # fmt: skip
-
-    def start(self, crash_at: str = "") -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "dataflare", "run", "--quiet", str(self._file)],
-            env={**os.environ, "DATAFLARE_CRASH_AT": crash_at},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-
-    def die(self, crash_at: str) -> bool:
-        """Run until it dies at this place. False: it came to its end before."""
-        process = self.start(crash_at)
-        said, _ = process.communicate(timeout=120)
-        if process.returncode == 0:
-            return False
-        assert process.returncode == -signal.SIGKILL, said
-        return True
-
-    def kill_after(self, seconds: float) -> bool:
-        """Kill it after a while. False: it came to its end before."""
-        process = self.start()
-        try:
-            said, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            return True
-        assert process.returncode == 0, said
-        return False
-
-    def finish(self) -> None:
-        process = self.start()
-        said, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, said
 
     def check(self) -> None:
         """Each message once, and in order per key."""
@@ -109,8 +72,3 @@ class Moving:
     @property
     def folder(self) -> Path:
         return self.place.folder
-
-
-def random_kills(moving: Moving, rng: random.Random, kills: int) -> int:
-    """Kill runs at random moments. Returns how many were alive then."""
-    return sum(moving.kill_after(rng.uniform(0.8, 4.0)) for _ in range(kills))

@@ -8,17 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from broker_moving import BrokerPlace
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from servers.kafka import KafkaCluster
-
-from dataflare.jobs import RunOptions, RunResult, run
-from dataflare.workflow.load import load_text
 
 Found = tuple[int, int, bytes | None, bytes | None]
 """Partition, offset, key and value of a message."""
 
 
-class Place:
+class Place(BrokerPlace):
     """A topic, and a folder for runs. cluster: the servers."""
 
     def __init__(
@@ -34,7 +32,7 @@ class Place:
         with self.producer() as producer:
             send(producer, topic or self.topic, messages)
 
-    def rows(self, first: int, after: int, **more: Any) -> None:
+    def numbers(self, first: int, after: int, **more: Any) -> None:
         """Rows {"n": first} to {"n": after - 1}, each with its number as its key."""
         self.put({"value": row(n), "key": str(n % 7), **more} for n in range(first, after))
 
@@ -53,11 +51,8 @@ class Place:
     def values(self, topic: str | None = None) -> list[Any]:
         return [json.loads(value) for _, _, _, value in self.messages(topic) if value is not None]
 
-    def run(self, workflow: str, name: str = "home", **options: Any) -> RunResult:
-        """A run of a workflow with this topic and these servers in it."""
-        text = workflow.replace("TOPIC", self.topic).replace("SERVERS", self.cluster.bootstrap)
-        loaded = load_text(text, base=self.folder)
-        return run(loaded, RunOptions(self.folder / name, **options))
+    def filled(self, workflow: str) -> str:
+        return workflow.replace("TOPIC", self.topic).replace("SERVERS", self.cluster.bootstrap)
 
 
 def row(n: int) -> bytes:

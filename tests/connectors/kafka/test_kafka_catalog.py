@@ -11,7 +11,7 @@ from dataflare.testing import check_catalog
 
 
 def test_topics_with_the_columns_of_their_messages(place: Place) -> None:
-    place.rows(0, 10)
+    place.numbers(0, 10)
     empty = f"{place.topic}-empty"
     place.cluster.create_topic(empty, 1, {})
     sets = [("connection", place.cluster.bootstrap)]

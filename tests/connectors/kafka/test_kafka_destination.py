@@ -10,12 +10,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from conformance import gaps
 from kafka_kit import Place, contents
 from servers.kafka import GUEST, PASSWORD, KafkaCluster
 
-from dataflare.errors import ConfigError, DataFlareError
+from dataflare.connectors.kafka.errors import translated
+from dataflare.errors import ConfigError, DataFlareError, Retry
 from dataflare.model.types import Schema
 from dataflare.testing import check_destination, destination_of
 
@@ -40,6 +41,7 @@ def write(place: Place, rows: list[dict[str, Any]], more: str, handling: str = "
     return place.run(text)
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize(
     ("mode", "only"),
     [("append", []), ("upsert", ["each_row_arrives_once", "a_commit_twice_is_a_commit"])],
@@ -199,6 +201,25 @@ def test_a_missing_topic_and_missing_rights_are_told(kafka: KafkaCluster) -> Non
     sasl = {"mechanism": "PLAIN", "username": GUEST, "password": PASSWORD}
     where = {"bootstrap_servers": kafka.sasl, "sasl": sasl}
     assert failure(topic="x", create_topic=False, **where).code in ("E0602", "E0604")
+
+
+def test_a_transaction_that_is_shorter_than_an_answer_is_refused_at_once() -> None:
+    where = {"bootstrap_servers": "127.0.0.1:1", "topic": "t"}
+    with pytest.raises(ConfigError) as caught:
+        destination_of("kafka", {**where, "transaction_timeout": "20s"})
+    assert "'transaction_timeout' (20 s) is shorter than 'timeout' (30 s)" in str(caught.value)
+    # The client waits at most a minute for an answer.
+    for more in ({"timeout": "5s", "transaction_timeout": "5s"}, {"timeout": "2m"}):
+        assert destination_of("kafka", {**where, **more})
+
+
+def test_partitions_that_a_client_has_forgotten_are_tried_again_and_missing_topics_are_not() -> (
+    None
+):
+    forgotten = translated(KafkaError(KafkaError._UNKNOWN_PARTITION), "a:1")
+    missing = translated(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), "a:1")
+    assert (forgotten.code, forgotten.retry) == ("E0604", Retry.LATER)
+    assert (missing.code, missing.retry) == ("E0604", Retry.NEVER)
 
 
 def test_a_zombie_producer_cannot_commit(place: Place) -> None:

@@ -7,10 +7,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from kafka_killing import Moving, random_kills
+from broker_moving import random_kills
+from confluent_kafka import Producer
+from kafka_killing import Moving
 from kafka_kit import Place
 from servers.kafka import KafkaCluster
 
+from dataflare.connectors.kafka import committing
+from dataflare.connectors.kafka.markers import MarkerRecord
 from dataflare.jobs import RunOptions, run
 from dataflare.testing import Faults
 from dataflare.workflow.load import load_text
@@ -29,6 +33,34 @@ def test_a_run_that_is_killed_in_each_step_of_a_commit_doubles_nothing(place: Pl
     moving.check()
 
 
+def test_a_marker_behind_the_open_transaction_of_another_workflow_is_waited_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving = Moving(place, 3_000, more=", transaction_timeout: 21s")
+    assert moving.die("kafka.commit.before_commit")  # makes the topic of markers
+    other = Producer({"bootstrap.servers": place.cluster.bootstrap, "transactional.id": f"other {place.topic}",
+                      "transaction.timeout.ms": 600_000, "log_level": 0})  # fmt: skip
+    other.init_transactions(30)
+    other.begin_transaction()
+    marker = MarkerRecord("other", place.topic, 1, "", 1, 0, "other", "elsewhere")
+    other.produce("_dataflare_epochs", marker.value(), marker.key)
+    other.flush(30)
+    # What no marker of this step lies behind is not waited for.
+    assert moving.die("kafka.commit.after_commit")
+    with monkeypatch.context() as patched:
+        patched.setattr(committing, "_CLEANUP_S", -21.0)
+        text = moving.text.replace("attempts: 1000", "attempts: 0")
+        text = text.replace("max_attempts: 100,", "max_attempts: 1,")
+        failed = run(load_text(text, base=place.folder), RunOptions(place.folder / ".dataflare"))
+    assert failed.error is not None
+    assert failed.error.code == "E0608"
+    assert "open transaction of another producer" in failed.error.message
+    other.abort_transaction(30)
+    moving.finish()
+    moving.check()
+
+
+@pytest.mark.rotates(2)
 def test_a_broker_that_is_killed_and_started_again_loses_nothing(place: Place) -> None:
     moving = Moving(place, 30_000)
     assert moving.die("kafka.commit.before_commit")
@@ -60,6 +92,7 @@ def test_connections_that_break_at_random_lose_nothing(place: Place) -> None:
     moving.check()
 
 
+@pytest.mark.rotates(2)
 def test_a_leader_that_dies_is_replaced_and_nothing_is_lost(
     three_brokers: KafkaCluster, tmp_path: Path
 ) -> None:

@@ -7,21 +7,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+from broker_moving import BrokerPlace
 from servers.aws import AwsServer
-
-from dataflare.jobs import RunOptions, RunResult, run
-from dataflare.workflow.load import load_text
 
 _numbers = itertools.count()
 
 
-class Place:
+class Place(BrokerPlace):
     """A stream, and a folder for runs."""
 
-    def __init__(self, server: AwsServer, folder: Path, shards: int = 2) -> None:
+    def __init__(
+        self, server: AwsServer, folder: Path, shards: int = 2, name: str | None = None
+    ) -> None:
         self.server, self.folder = server, folder
         self.kinesis = server.client("kinesis")
-        self.stream = f"s{next(_numbers)}"
+        self.stream = name or f"s{next(_numbers)}"
         self.make(shards)
 
     def make(self, shards: int = 2) -> None:
@@ -75,11 +75,6 @@ class Place:
 
     def config(self, **more: Any) -> dict[str, Any]:
         return {**self.server.options, "stream": self.stream, **more}
-
-    def run(self, workflow: str, name: str = "home", **options: Any) -> RunResult:
-        """A run of a workflow with this stream and this server in it."""
-        loaded = load_text(self.filled(workflow), base=self.folder)
-        return run(loaded, RunOptions(self.folder / name, **options))
 
     def filled(self, workflow: str) -> str:
         options = ", ".join(f'{name}: "{value}"' for name, value in self.server.options.items())

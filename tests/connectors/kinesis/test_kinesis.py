@@ -7,48 +7,45 @@ import json
 import sqlite3
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from broker_moving import Endless, Moving
+from broker_moving import (
+    GOOD,
+    ORDERS,
+    ROWS,
+    Endless,
+    comes_once,
+    copying,
+    endless,
+    example,
+    in_order,
+    moved_once,
+    moving,
+    rows_of,
+)
+from conformance import keeps_destination_laws, keeps_source_laws
 from kinesis_kit import Place
 from msgspec.structs import replace
 from optional_packages import package
 from servers.aws import AwsServer
+from servers.s3 import KEYS
 
 from dataflare.errors import ConfigError, DataFlareError
 from dataflare.model.types import Schema
-from dataflare.testing import FaultProxy, check_source, destination_of, read_source, source_of
+from dataflare.testing import destination_of, read_source, source_of
 
 ClientError = package("botocore.exceptions").ClientError
 
 from dataflare.connectors.kinesis.client import Stream, StreamState  # noqa: E402
 
-COPY = """\
-name: copy
-settings: {parallelism: 2, checkpoint: {interval: 20ms}}
-sources:
-  given:
-    type: kinesis
-    config: {SERVER, stream: STREAM, stop: latest, MORE}
-    schema: {n: int64}
-DEADdestinations:
-  out: {type: file, inputs: [given], config: {path: out, format: parquet}}
-"""
+THERE = "SERVER, stream: STREAM"
 
 
 def copy(more: str = "metadata: [partition_key]", handling: str = "") -> str:
-    dead = f"    error_handling: {{{handling}}}\n" if handling else ""
-    return COPY.replace("MORE", more).replace("DEAD", dead)
-
-
-def rows(place: Place) -> pl.DataFrame:
-    return pl.read_parquet(place.folder / "out" / "*.parquet")
-
-
-def numbers(place: Place) -> list[int]:
-    return sorted(rows(place)["n"].to_list())
+    return copying("kinesis", f"{THERE}, stop: latest, {more}", handling)
 
 
 def read(place: Place, **more: Any) -> pl.DataFrame:
@@ -60,7 +57,7 @@ def test_it_keeps_the_contract_of_sources(place: Place) -> None:
     place.numbers(0, 60)
     names = ["partition_key", "sequence", "shard", "timestamp"]
     config = place.config(stop="latest", metadata=names)
-    asyncio.run(check_source(lambda: source_of("kinesis", config)))
+    keeps_source_laws("kinesis", lambda: source_of("kinesis", config))
 
 
 def test_each_run_goes_on_where_the_last_one_ended(place: Place) -> None:
@@ -68,7 +65,7 @@ def test_each_run_goes_on_where_the_last_one_ended(place: Place) -> None:
         place.numbers(first, after)
         result = place.run(copy())
         assert (result.error, result.steps["given"]["rows_out"]) == (None, after - first)
-    assert numbers(place) == list(range(230))
+    assert place.copied() == list(range(230))
 
 
 def test_shards_that_were_split_and_merged_are_not_read_twice(place: Place) -> None:
@@ -85,7 +82,7 @@ def test_shards_that_were_split_and_merged_are_not_read_twice(place: Place) -> N
     for expected in (80, 0):
         result = place.run(copy())
         assert (result.error, result.steps["given"]["rows_out"]) == (None, expected)
-    found = rows(place)
+    found = place.written()
     assert sorted(found["n"]) == list(range(160))
 
 
@@ -131,12 +128,9 @@ def test_reading_begins_where_start_says(place: Place) -> None:
 
 def test_a_poison_record_is_a_dead_letter_with_its_bytes(place: Place) -> None:
     place.put(("a", b'{"n": "x'), ("a", b"\xff\xfe"), ("a", b'{"n": 3}'))
-    dead = place.folder / "dead"
-    handling = f"on_error: dead_letter, dead_letter: {{path: {dead}}}"
-    result = place.run(copy(handling=handling))
+    result, text = place.dead_letters(copy(handling="DEAD"))
     assert (result.error, result.steps["given"]["dead_letters"]) == (None, 2)
-    assert numbers(place) == [3]
-    text = "".join(path.read_text() for path in dead.rglob("*") if path.is_file())
+    assert place.copied() == [3]
     assert "base64://4=" in text
     assert " sequence 495903382714902566085" in text
 
@@ -200,74 +194,35 @@ def test_records_that_may_be_lost_are_told(place: Place, monkeypatch: pytest.Mon
     assert any("may have been removed" in text for text in result.warnings)
 
 
-ENDLESS = """\
-name: endless
-settings:
-  parallelism: 1
-  checkpoint: {interval: 20ms}
-  restart: {attempts: 1000, delay: 50ms, max_delay: 300ms}
-sources:
-  given:
-    type: kinesis
-    config: {SERVER, stream: STREAM, timeout: 1s, poll: 200ms, discovery: 100ms}
-    schema: {n: int64}
-    error_handling: {retry_policy: {max_attempts: 1000, initial_backoff: 50ms, max_backoff: 300ms}}
-destinations:
-  out: {type: sqlite, inputs: [given], config: {path: out.db, table: t}}
-"""
+ENDLESS = endless("kinesis", f"{THERE}, timeout: 1s, poll: 200ms, discovery: 100ms")
 
 
 def test_each_record_comes_once_over_a_network_that_breaks_and_a_run_that_dies(
     place: Place,
 ) -> None:
-    with FaultProxy("127.0.0.1", place.server.port, seed=5) as proxy:
-        text = place.filled(ENDLESS).replace(f":{place.server.port}", f":{proxy.port}")
-        with Endless(place, text) as running:
-            for part, break_it in enumerate((proxy.reset, proxy.half_open, None)):
-                place.numbers(part * 50, part * 50 + 50)
-                running.wait_rows(part * 50 + 50)
-                if break_it is not None:
-                    break_it()
-            running.kill()
-            place.numbers(150, 200)
-            running.start()
-            running.wait_rows(200)
-    assert running.numbers() == list(range(200))
-
-
-MOVE = """\
-name: moving
-settings: {parallelism: 2, checkpoint: {interval: 10ms}}
-sources:
-  given: {type: kinesis, config: {SERVER, stream: STREAM, stop: latest}, schema: {n: int64}}
-destinations:
-  out: {type: sqlite, inputs: [given], config: {path: out.db, table: t}}
-"""
+    comes_once(place, ENDLESS, port=place.server.port)
 
 
 def test_each_record_is_moved_once_over_kills(place: Place) -> None:
-    place.numbers(0, 300)
-    moving = Moving(place, MOVE)
-    for point in ("engine.after_manifest", "engine.after_commit"):
-        assert moving.die(point)
-    moving.finish()
-    assert Endless(place, MOVE).numbers() == list(range(300))
+    moved_once(place, moving("kinesis", f"{THERE}, stop: latest"), 300)
 
 
 def write(place: Place, given: list[dict[str, Any]], more: str, handling: str = "") -> Any:
-    text = f"""\
-name: write
-sources:
-  rows: {{type: inline, config: {{rows: {json.dumps(given)}}}}}
-destinations:
-  out:
-    type: kinesis
-    inputs: [rows]
-    config: {{SERVER, stream: STREAM, {more}}}
-"""
-    if handling:
-        text += f"    error_handling: {{{handling}}}\n"
-    return place.run(text)
+    return place.write("kinesis", f"{THERE}, {more}", given, handling)
+
+
+def test_it_keeps_the_contract_of_destinations(aws: AwsServer, tmp_path: Path) -> None:
+    places: dict[Path, Place] = {}
+
+    def make(folder: Path) -> Any:
+        if folder not in places:
+            places[folder] = Place(aws, folder)
+        return destination_of("kinesis", places[folder].config(), base=folder)
+
+    def read(folder: Path) -> pl.DataFrame:
+        return rows_of(each["Data"] for each in places[folder].records())
+
+    keeps_destination_laws("kinesis", make, read, tmp_path, frame=ROWS)
 
 
 def test_rows_become_records_in_the_order_of_their_keys(place: Place) -> None:
@@ -328,3 +283,13 @@ def test_a_plan_says_what_is_guaranteed_and_wrong_options_are_refused() -> None:
     for wrong in ({"stream": "a/b"}, {"start": "group"}, {"profile": "a", "access_key_id": "b"}):
         with pytest.raises(ConfigError):
             source_of("kinesis", {**there, **wrong})
+
+
+def test_the_example_runs_as_it_stands(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT", place.server.endpoint)
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    orders, clean = (Place(place.server, place.folder, name=name) for name in ("orders", "clean"))
+    orders.put(*((each["customer"], json.dumps(each).encode()) for each in ORDERS))
+    assert orders.run(example("kinesis")).error is None
+    assert in_order(each["Data"] for each in clean.records()) == GOOD

@@ -8,9 +8,13 @@ from typing import Any
 import polars as pl
 import pytest
 from lake_kit import Lake, Step, batch
+from msgspec.structs import replace
 
-from dataflare.errors import DataFlareError, Retry, RunError
+from dataflare.errors import DataFlareError, Retry, RunError, SystemError_
 from dataflare.model.types import Schema
+from dataflare.sdk.lakes import marker
+from dataflare.sdk.lakes.store import LakeStore
+from dataflare.sdk.lakes.table import LakeTable
 
 ROWS = pl.DataFrame({"id": [1, 2, 3], "v": ["a", "b", "c"]})
 SCHEMA = Schema.from_polars(ROWS.schema)
@@ -61,8 +65,6 @@ def test_a_changed_key_is_looked_for_in_what_a_faster_writer_added(lake: Lake):
 
 def test_the_engine_makes_such_a_commit_again_by_itself(lake: Lake, monkeypatch):
     """Without a retry policy."""
-    from dataflare.sdk.lakes.store import LakeStore
-
     assert lake.run("[{id: 1, v: a}]", "mode: upsert, key: [id]").error is None
     plain, added = LakeStore._change, []
 
@@ -93,6 +95,71 @@ def test_an_attempt_that_was_replaced_writes_no_more(lake: Lake):
         with pytest.raises(RunError):
             await old.commit(2, [made])
         await new.close()
+
+    asyncio.run(go())
+    assert contents(lake) == ROWS.rows()
+
+
+def test_an_attempt_that_is_replaced_while_it_commits_writes_no_more(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+):
+    """The other one writes its marker after the older one has read its own."""
+    plain, replaced = LakeStore._change, []
+
+    def change(store: LakeStore, table: LakeTable) -> Any:
+        made = plain(store, table)
+        if not replaced:
+            ((slot, text),) = made.markers.items()
+            other = replace(marker.parse(text), attempt=2, token="token 2")
+            replaced.append(slot)
+            newest = store.load()
+            assert newest is not None
+            newest.commit(replace(made, adds=[], counters={}, markers={slot: other.text()}))
+        return made
+
+    async def go() -> None:
+        old = await Step(lake, SCHEMA).start()
+        await old.epoch(1, batch(ROWS[:1]))
+        made = await old.prepare(2, batch(ROWS[1:]))
+        monkeypatch.setattr(LakeStore, "_change", change)
+        with pytest.raises(DataFlareError) as caught:
+            await old.commit(2, [made])
+        assert caught.value.code == "E0605"
+        with pytest.raises(RunError) as fenced:
+            await old.commit(2, [made])
+        assert fenced.value.code == "E0804"
+        old.die()
+
+    asyncio.run(go())
+    assert contents(lake) == ROWS[:1].rows()
+
+
+def test_a_commit_whose_answer_is_lost_keeps_its_files(lake: Lake, monkeypatch: pytest.MonkeyPatch):
+    """A rollback may not delete them: the table may have them, and here it does."""
+    plain = LakeStore._change
+
+    def change(store: LakeStore, table: LakeTable) -> Any:
+        commit = type(table).commit
+
+        def lost(self: LakeTable, made: Any) -> None:
+            commit(self, made)
+            raise SystemError_("the answer is lost", code="E0607", retry=Retry.LATER)
+
+        monkeypatch.setattr(type(table), "commit", lost)
+        return plain(store, table)
+
+    async def go() -> None:
+        step = await Step(lake, SCHEMA).start()
+        await step.epoch(1, batch(ROWS[:1]))
+        made = await step.prepare(2, batch(ROWS[1:]))
+        with monkeypatch.context() as patched:
+            patched.setattr(LakeStore, "_change", change)
+            with pytest.raises(SystemError_, match="the answer is lost"):
+                await step.commit(2, [made])
+        monkeypatch.undo()
+        assert contents(lake) == ROWS.rows()
+        await step.commit(2, [made])
+        await step.close()
 
     asyncio.run(go())
     assert contents(lake) == ROWS.rows()

@@ -16,6 +16,8 @@ from servers.s3 import KEYS, empty
 
 from dataflare.model.types import Schema
 
+pytestmark = pytest.mark.rotates(2)
+
 ROWS = pl.DataFrame({"id": [1, 2, 3], "v": ["a", "b", "c"]})
 SCHEMA = Schema.from_polars(ROWS.schema)
 

@@ -14,6 +14,8 @@ from lake_kit import Lake, Step, batch
 from dataflare.errors import DataError, DataFlareError
 from dataflare.model.types import Schema
 
+pytestmark = pytest.mark.rotates(2)
+
 INF, NAN = float("inf"), float("nan")
 UTC = dt.UTC
 LAST = dt.datetime(9999, 12, 31, 23, 59, 59, 999_999)
@@ -221,6 +223,35 @@ def test_an_empty_text_in_a_partition_of_delta_is_refused(tmp_path):
     lake = Lake("delta", tmp_path)
     with pytest.raises(DataError, match="empty text"):
         write(lake, pl.DataFrame({"p": ["", "a"], "v": [1, 2]}), partition_by=["p"])
+
+
+def test_a_column_without_a_name_is_refused(lake: Lake):
+    """Delta Lake and Iceberg would have NULL in each of its rows."""
+    with pytest.raises(DataFlareError, match="the empty name ''") as caught:
+        write(lake, pl.DataFrame({"": [4], "z": [1]}))
+    assert caught.value.code == "E0411"
+
+
+DOTTED = [
+    {"a": {"b": 1}, "a.b": 2},
+    {"a.b": {"c": "x"}, "a": {"b": {"c": 1}}},
+    {"a": {"b.c": 1, "b": {"c": 2}}},
+    {"a": [{"x": 1}], "a.element": 2},
+]
+
+
+@pytest.mark.parametrize("row", DOTTED, ids=str)
+def test_a_field_and_a_column_with_dots_are_two(tmp_path, row: dict[str, Any]):
+    lake, frame = Lake("delta", tmp_path), pl.DataFrame([row])
+    write(lake, frame)
+    assert lake.read().rows(named=True) == frame.rows(named=True)
+
+
+@pytest.mark.parametrize("row", [*DOTTED, {"a": {"": 1}}], ids=str)
+def test_fields_that_iceberg_cannot_tell_apart_are_refused(tmp_path, row: dict[str, Any]):
+    with pytest.raises(DataFlareError, match=r"the path|the empty name") as caught:
+        write(Lake("iceberg", tmp_path), pl.DataFrame([row]))
+    assert caught.value.code == "E0411"
 
 
 def test_odd_names_of_columns_are_kept(lake: Lake):

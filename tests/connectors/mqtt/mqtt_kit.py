@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
+from broker_moving import BrokerPlace
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from servers.mosquitto import MosquittoServer
 from servers.process import PASSWORD, USER
 
-from dataflare.jobs import RunOptions, RunResult, run
-from dataflare.workflow.load import load_text
-
 _numbers = itertools.count()
 
 
-class Place:
+class Place(BrokerPlace):
     """Topics below `NAME/`, a session, and a folder for runs."""
 
     def __init__(self, server: MosquittoServer, folder: Path) -> None:
@@ -52,14 +50,16 @@ class Place:
         assert subscribed.wait(30)
         _end(client)
 
-    def put(self, values: Iterable[tuple[bytes, str | None]]) -> None:
+    def put(self, values: Iterable[tuple[bytes, str | None]], topic: str | None = None) -> None:
         """values: payloads with their ids."""
         client = self.client()
         for value, id_ in values:
             about = Properties(PacketTypes.PUBLISH)
             if id_ is not None:
                 about.UserProperty = [("id", id_)]
-            client.publish(f"{self.topic}/in", value, qos=1, properties=about).wait_for_publish(30)
+            client.publish(
+                topic or f"{self.topic}/in", value, qos=1, properties=about
+            ).wait_for_publish(30)
         _end(client)
 
     def numbers(self, first: int, after: int) -> None:
@@ -68,13 +68,8 @@ class Place:
             for n in range(first, after)
         )
 
-    def listening(self) -> Listening:
-        return Listening(self)
-
-    def run(self, workflow: str, name: str = "home", **options: Any) -> RunResult:
-        """A run of a workflow with this topic and this server in it."""
-        loaded = load_text(self.filled(workflow), base=self.folder)
-        return run(loaded, RunOptions(self.folder / name, **options))
+    def listening(self, topics: str | None = None) -> Listening:
+        return Listening(self, topics or f"{self.topic}/out/#")
 
     def filled(self, workflow: str) -> str:
         text = workflow.replace("SESSION", f"session-{self.topic}")
@@ -82,16 +77,30 @@ class Place:
 
 
 class Listening:
-    """What arrives below `NAME/out` while it is open."""
+    """What arrives at some topics while it is open, in their order."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, topics: str) -> None:
         self.messages: list[Any] = []
+        self._mark, self._marked = f"{place.topic}/mark", threading.Event()
         self._client = place.client()
         subscribed = threading.Event()
         self._client.on_subscribe = lambda *_: subscribed.set()
-        self._client.on_message = lambda _c, _d, message: self.messages.append(message)
-        self._client.subscribe(f"{place.topic}/out/#", qos=1)
+        self._client.on_message = lambda _c, _d, message: self._note(message)
+        self._client.subscribe([(topics, 1), (self._mark, 1)])
         assert subscribed.wait(30)
+
+    def _note(self, message: Any) -> None:
+        if message.topic == self._mark:
+            self._marked.set()
+        else:
+            self.messages.append(message)
+
+    def so_far(self) -> list[Any]:
+        """All that the broker got before this call."""
+        self._marked.clear()
+        self._client.publish(self._mark, b"", qos=1)
+        assert self._marked.wait(30), "the broker sends nothing"
+        return list(self.messages)
 
     def close(self) -> list[Any]:
         _end(self._client)

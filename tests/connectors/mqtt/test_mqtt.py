@@ -7,41 +7,29 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
-from broker_moving import Endless
+from broker_moving import GOOD, ORDERS, ROWS, Endless, endless, example, in_order, name_of, rows_of
+from conformance import keeps_destination_laws
 from mqtt_kit import Place
 from servers.mosquitto import MosquittoServer
 
 from dataflare.errors import ConfigError, DataFlareError
 from dataflare.testing import FaultProxy, destination_of, source_of
 
-ENDLESS = """\
-name: endless
-settings:
-  parallelism: 1
-  checkpoint: {interval: 30s}
-  restart: {attempts: 1000, delay: 50ms, max_delay: 300ms}
-sources:
-  given:
-    type: mqtt
-    config: {connection: "URL", topic: TOPIC/in, client_id: SESSION, id: id, timeout: 2s}
-    schema: {n: int64, text: string}
-    error_handling: {retry_policy: {max_attempts: 1000, initial_backoff: 50ms, max_backoff: 300ms}MORE}
-destinations:
-  out: {type: sqlite, inputs: [given], config: {path: out.db, table: t}}
-"""
 
-
-def endless(place: Place, url: str = "SERVER", more: str = "", interval: str = "30s") -> Endless:
-    workflow = ENDLESS.replace("URL", url).replace("MORE", more)
-    return Endless(place, workflow.replace("interval: 30s", f"interval: {interval}"))
+def reading(
+    place: Place, url: str = "SERVER", handling: str = "", interval: str = "30s"
+) -> Endless:
+    config = f'connection: "{url}", topic: TOPIC/in, client_id: SESSION, id: id, timeout: 2s'
+    return Endless(place, endless("mqtt", config, handling, interval))
 
 
 def test_messages_that_the_broker_kept_come_once_over_kills_of_the_run(place: Place) -> None:
     """The broker sends 20 at a time, so checkpoints come before their time; they are acknowledged then."""
     place.session()
     place.numbers(0, 120)
-    with endless(place) as running:
+    with reading(place) as running:
         running.wait_rows(40)
         running.kill()
         place.numbers(120, 150)
@@ -57,7 +45,7 @@ def test_each_message_comes_once_over_a_network_that_breaks(
     place.session()
     with FaultProxy("127.0.0.1", place.server.port, seed=5) as proxy:
         url = place.server.url.replace(f":{place.server.port}", f":{proxy.port}")
-        with endless(place, url, interval="500ms") as running:
+        with reading(place, url, interval="500ms") as running:
             for part, break_it in enumerate((proxy.reset, proxy.half_open, proxy.cut)):
                 place.numbers(part * 60, part * 60 + 60)
                 running.wait_rows(part * 60 + 51)
@@ -72,8 +60,8 @@ def test_a_poison_message_is_a_dead_letter_with_its_bytes(place: Place) -> None:
     place.put([(b'{"n": "x', "bad1"), (b"\xff\xfe", "bad2")])
     place.numbers(0, 30)
     dead = place.folder / "dead"
-    more = f", on_error: dead_letter, dead_letter: {{path: {dead}}}"
-    with endless(place, more=more) as running:
+    handling = f"on_error: dead_letter, dead_letter: {{path: {dead}}}"
+    with reading(place, handling=handling) as running:
         running.wait_rows(20)
     assert running.numbers() == list(range(30))
     text = "".join(path.read_text() for path in dead.rglob("*") if path.is_file())
@@ -106,19 +94,25 @@ def test_errors_name_what_is_wrong(place: Place, mosquitto: MosquittoServer) -> 
 
 
 def write(place: Place, rows: list[dict[str, Any]], more: str, handling: str = "") -> Any:
-    text = f"""\
-name: write
-sources:
-  rows: {{type: inline, config: {{rows: {json.dumps(rows)}}}}}
-destinations:
-  out:
-    type: mqtt
-    inputs: [rows]
-    config: {{connection: "SERVER", {more}}}
-"""
-    if handling:
-        text += f"    error_handling: {{{handling}}}\n"
-    return place.run(text)
+    return place.write("mqtt", f'connection: "SERVER", {more}', rows, handling)
+
+
+def test_it_keeps_the_contract_of_destinations(place: Place, tmp_path: Path) -> None:
+    listening = place.listening()
+
+    def topic(folder: Path) -> str:
+        return f"{place.topic}/out/{name_of(folder)}"
+
+    def make(folder: Path) -> Any:
+        there = {"connection": place.server.url, "topic": topic(folder)}
+        return destination_of("mqtt", there, base=folder)
+
+    def read(folder: Path) -> pl.DataFrame:
+        found = listening.so_far()
+        return rows_of(each.payload for each in found if each.topic == topic(folder))
+
+    keeps_destination_laws("mqtt", make, read, tmp_path, frame=ROWS)
+    listening.close()
 
 
 def test_rows_become_messages_in_their_order(place: Place) -> None:
@@ -165,3 +159,18 @@ def test_a_plan_says_what_is_guaranteed(tmp_path: Path) -> None:
     for wrong in ({"topic": "a/#/b"}, {"topic": "a+"}, {"tls": {}}, {"qos": 0}):
         with pytest.raises(ConfigError):
             source_of("mqtt", {**there, **wrong})
+
+
+def test_the_example_runs_as_it_stands(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MQTT", place.server.url)
+    listening = place.listening("clean/#")
+    with Endless(place, example("mqtt")):
+        # Without a session the broker keeps nothing, so one order is sent until the run is there.
+        while not listening.so_far():
+            place.put([(b'{"id": -1, "customer": "x", "amount": 11}', "-1")], "orders/x/new")
+        place.put([(json.dumps(each).encode(), str(each["id"])) for each in ORDERS], "orders/x/new")
+        while len(listening.so_far()) < len(GOOD) + 1:
+            continue
+    found = [each for each in listening.close() if each.topic != "clean/x"]
+    assert in_order(each.payload for each in found) == GOOD
+    assert {each.topic for each in found} == {"clean/c0", "clean/c1", "clean/c2"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.append(str(Path(__file__).parents[1] / "postgres"))  # `changing`, a source of changes
+sys.path.append(str(Path(__file__).parents[1]))
 
 from mysql_kit import Database
 from servers import mariadb as servers
@@ -30,3 +30,11 @@ def database(server: servers.MariaDbServer, tmp_path: Path) -> Iterator[Database
     whole.execute(f"create database {name}")
     yield Database(server, name, tmp_path)
     whole.execute(f"drop database {name}")
+
+
+@pytest.fixture
+def plain(database: Database) -> Database:
+    """A new database, reached without TLS."""
+    from binlog_kit import Plain
+
+    return Plain(database.server, database.name, database.folder)

@@ -64,7 +64,9 @@ class Database:
     def source(self, *, contract: Schema | None = None, step: str = "in", **config: Any) -> Any:
         class_ = registry.source("mysql")
         config = {"connection_string": self.dsn} | config
-        made = class_(class_.Config(**config), ConnectorContext(step, self.folder))
+        made = class_(
+            class_.Config(**config), ConnectorContext(step, self.folder, folder=self.folder)
+        )
         made.contract = contract
         return made
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 from conformance import gaps
 from mysql_kit import Database, run
 
@@ -23,6 +24,7 @@ def test_a_source_keeps_the_contract(database: Database) -> None:
     run(check_source(lambda: database.source(table="orders"), gaps=gaps("mysql", "source")))
 
 
+@pytest.mark.rotates(2)
 def test_a_destination_keeps_the_contract(database: Database, tmp_path: Path) -> None:
     def table(folder: Path) -> str:
         return f"t{zlib.crc32(str(folder).encode())}"

@@ -29,6 +29,7 @@ def by_insert(server: MariaDbServer) -> Iterator[None]:
         cursor.execute("set global local_infile = 1")
 
 
+@pytest.mark.rotates(2)
 def test_it_keeps_the_contract_of_destinations(
     by_insert: None, database: Database, tmp_path: Path
 ) -> None:

@@ -8,16 +8,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mysql_killing import COPYING, POINTS, Run, kill_run, kill_server, wait_for
+from killing import COPYING, POINTS, Run, Side, kill_run, kill_server, wait_for
 from servers import mariadb as servers
 
 KILLS, SEED = 12, 20_251  # of each kind
 
 
+def side(server: servers.MariaDbServer, database: str) -> Side:
+    return Side(
+        "mysql",
+        server.dsn(database),
+        lambda: server.client(database),
+        "database()",
+        "select customer, id, amount from added where id in "
+        "(select max(id) from added group by customer) order by customer",
+        "select table_name from information_schema.tables where table_schema = database() and "
+        "(table_name like '\\_dataflare\\_new%' or table_name like '\\_dataflare\\_seen%')",
+        "`key`",
+    )
+
+
+@pytest.mark.rotates(3)
 def test_a_run_that_dies_again_and_again_loses_and_doubles_nothing(database, tmp_path):
     """At each named place, in the order of a fixed seed, and at random moments."""
     rng = random.Random(SEED)
-    run = Run(tmp_path, database.server, database.name)
+    run = Run(tmp_path, side(database.server, database.name))
     kill_run(run, rng, rng.sample(POINTS, len(POINTS)), KILLS)
 
 
@@ -28,8 +43,9 @@ def doomed() -> Iterator[servers.MariaDbServer]:
         yield made
 
 
+@pytest.mark.rotates(3)
 def test_a_server_that_dies_again_and_again_loses_and_doubles_nothing(doomed, tmp_path: Path):
-    run = Run(tmp_path, doomed, "test")
+    run = Run(tmp_path, side(doomed, "test"))
     rng, died = random.Random(SEED), 0
     while died < KILLS:
         died += kill_server(run, doomed, rng, min(6, KILLS - died))
@@ -38,7 +54,7 @@ def test_a_server_that_dies_again_and_again_loses_and_doubles_nothing(doomed, tm
 
 
 def test_a_table_is_copied_whole_though_the_server_dies(doomed, tmp_path: Path):
-    run = Run(tmp_path, doomed, "test", COPYING)
+    run = Run(tmp_path, side(doomed, "test"), COPYING)
     with doomed.client("test") as db, db.cursor() as cursor:
         cursor.execute("create table given (id int primary key, v text)")
         cursor.execute("insert into given select seq, repeat('x', 100) from seq_1_to_60000")

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import nats
+from broker_moving import BrokerPlace, apart
 from servers.nats import NatsServer
-
-from dataflare.jobs import RunOptions, RunResult, run
-from dataflare.workflow.load import load_text
 
 _numbers = itertools.count()
 
 
-class Place:
+class Place(BrokerPlace):
     """A stream that has the subjects `NAME.>`, and a folder for runs."""
 
     def __init__(self, server: NatsServer, folder: Path, **config: Any) -> None:
@@ -39,7 +37,7 @@ class Place:
             finally:
                 await connection.close()
 
-        return asyncio.run(asked())
+        return apart(asked())
 
     def put(self, values: Iterable[bytes], subject: str = "a", **headers: str) -> None:
         async def publish(js: Any) -> None:
@@ -79,11 +77,6 @@ class Place:
     def unacknowledged(self, durable: str) -> int:
         info = self.call(lambda js: js.consumer_info(self.stream, durable))
         return int(info.num_ack_pending + info.num_pending)
-
-    def run(self, workflow: str, name: str = "home", **options: Any) -> RunResult:
-        """A run of a workflow with this stream and this server in it."""
-        loaded = load_text(self.filled(workflow), base=self.folder)
-        return run(loaded, RunOptions(self.folder / name, **options))
 
     def filled(self, workflow: str) -> str:
         return workflow.replace("STREAM", self.stream).replace("SERVER", self.server.url)

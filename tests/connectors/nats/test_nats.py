@@ -4,42 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from broker_moving import Endless, Moving
+from broker_moving import (
+    GOOD,
+    ORDERS,
+    ROWS,
+    Endless,
+    Moving,
+    certain_acknowledgements,
+    comes_once,
+    copying,
+    endless,
+    example,
+    in_order,
+    name_of,
+    rows_of,
+)
+from conformance import keeps_destination_laws, keeps_source_laws
 from nats_kit import Place
 from servers import services
 from servers.nats import NatsServer
 
 from dataflare.errors import ConfigError, DataFlareError
-from dataflare.testing import FaultProxy, check_source, destination_of, read_source, source_of
+from dataflare.testing import (
+    FaultProxy,
+    check_destination,
+    destination_of,
+    read_source,
+    source_of,
+)
 
-COPY = """\
-name: copy
-settings: {parallelism: 2, checkpoint: {interval: 20ms}}
-sources:
-  given:
-    type: nats
-    config: {connection: "SERVER", stream: STREAM, MORE}
-    schema: {n: int64}
-DEADdestinations:
-  out: {type: file, inputs: [given], config: {path: out, format: parquet}}
-"""
+THERE = 'connection: "SERVER", stream: STREAM'
 DURABLE = ", durable: d, ack_wait: 2s"
 KINDS = pytest.mark.parametrize("durable", ["", DURABLE], ids=["sequence", "durable"])
 
 
 def copy(more: str = "stop: latest", handling: str = "") -> str:
-    dead = f"    error_handling: {{{handling}}}\n" if handling else ""
-    return COPY.replace("MORE", more).replace("DEAD", dead)
-
-
-def numbers(place: Place) -> list[int]:
-    return sorted(pl.read_parquet(place.folder / "out" / "*.parquet")["n"].to_list())
+    return copying("nats", f"{THERE}, {more}", handling)
 
 
 def config(place: Place, **more: Any) -> dict[str, Any]:
@@ -65,7 +73,7 @@ def failure(place: Place, **more: Any) -> DataFlareError:
 def test_it_keeps_the_contract_of_sources(place: Place) -> None:
     place.numbers(0, 300)
     more = {"metadata": ["subject", "sequence", "timestamp", "id", "headers"]}
-    asyncio.run(check_source(lambda: source_of("nats", config(place, **more))))
+    keeps_source_laws("nats", lambda: source_of("nats", config(place, **more)))
 
 
 def test_what_nats_says_of_a_message_becomes_columns(place: Place) -> None:
@@ -97,8 +105,9 @@ def test_the_next_run_goes_on_where_the_last_one_ended(place: Place, durable: st
     place.numbers(100, 150)
     result = place.run(copy("stop: latest" + durable))
     assert (result.error, result.steps["given"]["rows_out"]) == (None, 50)
-    assert place.run(copy("stop: latest" + durable)).steps["given"]["rows_out"] == 0
-    assert numbers(place) == list(range(150))
+    for _ in range(3):
+        assert place.run(copy("stop: latest" + durable)).steps["given"]["rows_out"] == 0
+    assert place.copied() == list(range(150))
     if durable:
         assert place.unacknowledged("d") == 0
 
@@ -113,7 +122,7 @@ def test_a_work_queue_is_empty_when_a_checkpoint_has_its_messages(
     text = copy("stop: latest, durable: d, prefetch: 500").replace("20ms", "60s")
     result = place.run(text)
     assert (result.error, result.checkpoints > 10) == (None, True)
-    assert numbers(place) == list(range(10_000))
+    assert place.copied() == list(range(10_000))
     assert place.call(lambda js: js.stream_info(place.stream)).state.messages == 0
 
 
@@ -121,12 +130,9 @@ def test_a_work_queue_is_empty_when_a_checkpoint_has_its_messages(
 def test_a_poison_message_is_a_dead_letter_with_its_bytes(place: Place, durable: str) -> None:
     place.numbers(0, 3)
     place.put([b'{"n": "x', b"\xff\xfe", b'{"n": 3}'])
-    dead = place.folder / "dead"
-    more = "stop: latest" + durable
-    result = place.run(copy(more, f"on_error: dead_letter, dead_letter: {{path: {dead}}}"))
+    result, text = place.dead_letters(copy("stop: latest" + durable, "DEAD"))
     assert (result.error, result.steps["given"]["dead_letters"]) == (None, 2)
-    assert numbers(place) == [0, 1, 2, 3]
-    text = "".join(path.read_text() for path in dead.rglob("*") if path.is_file())
+    assert place.copied() == [0, 1, 2, 3]
     assert "base64://4=" in text
     assert f"{place.stream} sequence 5" in text
 
@@ -176,47 +182,13 @@ def test_tls_is_spoken_and_a_certificate_is_checked(place: Place, tls_server: Na
     assert failure(place, connection=tls_server.url, tls=True).code == "E0609"
 
 
-ENDLESS = """\
-name: endless
-settings:
-  parallelism: 1
-  checkpoint: {interval: 20ms}
-  restart: {attempts: 100, delay: 20ms, max_delay: 100ms}
-sources:
-  given:
-    type: nats
-    config: {connection: "URL", stream: STREAM, timeout: 1s, MORE}
-    schema: {n: int64, text: string}
-    error_handling: {retry_policy: {max_attempts: 100, initial_backoff: 20ms, max_backoff: 100ms}}
-destinations:
-  out: {type: sqlite, inputs: [given], config: {path: out.db, table: t}}
-"""
-
-
 @KINDS
 def test_each_message_comes_once_over_a_network_that_breaks_and_a_server_that_dies(
     place: Place, durable: str
 ) -> None:
-    with FaultProxy("127.0.0.1", place.server.port, seed=5) as proxy:
-        url = place.server.url.replace(f":{place.server.port}", f":{proxy.port}")
-        text = ENDLESS.replace("URL", url).replace(", MORE", durable)
-        with Endless(place, text) as running:
-            for part, break_it in enumerate((proxy.reset, proxy.half_open, None)):
-                place.numbers(part * 50, part * 50 + 50)
-                running.wait_rows(part * 50 + 50)
-                if break_it is not None:
-                    break_it()
-            place.server.kill()
-            place.server.start()
-            place.numbers(150, 200)
-            running.wait_rows(200)
-            running.kill()
-            place.numbers(200, 220)
-            running.start()
-            running.wait_rows(220)
-    assert running.numbers() == list(range(220))
-    if durable:
-        assert place.unacknowledged("d") == 0
+    text = endless("nats", f"{THERE}, timeout: 1s{durable}")
+    left = partial(place.unacknowledged, "d") if durable else lambda: 0
+    comes_once(place, text, port=place.server.port, server=place.server, unacknowledged=left)
 
 
 MOVE = """\
@@ -237,32 +209,64 @@ destinations:
 """
 
 
+def test_an_acknowledgement_that_the_network_lost_is_not_certain(place: Place) -> None:
+    place.numbers(0, 20)
+    with FaultProxy("127.0.0.1", place.server.port) as proxy:
+        there = place.server.url.replace(f":{place.server.port}", f":{proxy.port}")
+        source = source_of("nats", config(place, connection=there, durable="d", timeout="1s"))
+        assert certain_acknowledgements(source, proxy) == [10, 10]
+
+
+def test_what_comes_again_behind_more_messages_than_the_window_comes_once(place: Place) -> None:
+    """The server delivers again only after `ack_wait`, and new messages before."""
+    text = endless("nats", f"{THERE}, window: 10, durable: d, ack_wait: 5s")
+    place.numbers(0, 300)
+    assert Moving(place, text).die("broker.before_acknowledge")
+    place.numbers(300, 700)
+    with Endless(place, text) as running:
+        running.wait_rows(700)
+        while place.unacknowledged("d"):
+            time.sleep(0.1)
+    assert running.numbers() == list(range(700))
+
+
 @KINDS
 def test_each_message_is_moved_once_over_kills(place: Place, durable: str) -> None:
     """At the destination by Nats-Msg-Id."""
     rows = 10_000 if not durable else 3_000
     place.numbers(0, rows)
-    moving = Moving(place, MOVE.replace(", MORE", durable))
-    assert moving.die("engine.after_manifest")
-    moving.finish()
+    moves = Moving(place, MOVE.replace(", MORE", durable))
+    assert moves.die("engine.after_manifest")
+    moves.finish()
     found = [json.loads(m.data)["n"] for m in place.messages() if m.subject.endswith(".out")]
     assert sorted(found) == list(range(rows))
 
 
 def write(place: Place, rows: list[dict[str, Any]], more: str, handling: str = "") -> Any:
-    text = f"""\
-name: write
-sources:
-  rows: {{type: inline, config: {{rows: {json.dumps(rows)}}}}}
-destinations:
-  out:
-    type: nats
-    inputs: [rows]
-    config: {{connection: "SERVER", {more}}}
-"""
-    if handling:
-        text += f"    error_handling: {{{handling}}}\n"
-    return place.run(text)
+    return place.write("nats", f'connection: "SERVER", {more}', rows, handling)
+
+
+@pytest.mark.parametrize("more", [{"id": "n"}, {}], ids=["id", "none"])
+def test_it_keeps_the_contract_of_destinations(
+    place: Place, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    made: set[str] = set()
+
+    def make(folder: Path) -> Any:
+        name = name_of(folder)
+        if name not in made:
+            made.add(name)
+            place.make(name)
+        there = {"connection": place.server.url, "subject": f"{name}.a"}
+        return destination_of("nats", {**there, **more}, base=folder)
+
+    def read(folder: Path) -> pl.DataFrame:
+        return rows_of(each.data for each in place.messages(name_of(folder)))
+
+    if more:
+        keeps_destination_laws("nats", make, read, tmp_path, frame=ROWS)
+    else:
+        asyncio.run(check_destination(make, read, tmp_path, frame=ROWS))
 
 
 def test_rows_become_messages_of_the_subjects_of_their_columns(place: Place) -> None:
@@ -302,3 +306,13 @@ def test_a_destination_says_what_it_guarantees() -> None:
         made(subject="a.*")
     with pytest.raises(ConfigError):
         made(headers={"Nats-Msg-Id": "n"})
+
+
+def test_the_example_runs_as_it_stands(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS", place.server.url)
+    for name in ("orders", "clean"):
+        place.make(name)
+    place.stream = "orders"
+    place.put((json.dumps(each).encode() for each in ORDERS), "new")
+    assert place.run(example("nats")).error is None
+    assert in_order(each.data for each in place.messages("clean")) == GOOD

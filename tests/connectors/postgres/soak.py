@@ -12,8 +12,10 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from killing import POINTS, Run, kill_run, kill_server
+from postgres_side import side
 from servers.postgres import server
 
 _PER_RUN = 10
@@ -26,7 +28,7 @@ def main() -> None:
     asked = parser.parse_args()
     rng, died = random.Random(asked.seed), 0
     with server() as made, tempfile.TemporaryDirectory(prefix="dataflare-soak-") as folder:
-        run = Run(Path(folder), made.dsn())
+        run = Run(Path(folder), side(made.dsn()))
         while died < asked.kills:
             died += kill_server(run, made, rng, min(_PER_RUN, asked.kills - died))
             run.check()

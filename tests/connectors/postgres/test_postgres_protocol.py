@@ -437,9 +437,10 @@ def test_an_error_of_rows_under_way_names_their_row_and_step(database):
         to_b = await database.step(schema, step="b", table="b", batch_size=1).start()
 
         async def write() -> None:
-            for first in range(0, 100, 5):
+            for first in range(0, 20_000, 2_000):  # fewer would be sent before the next ones
+                rows = batch([{"id": first + i} for i in range(2_000)])
                 for step in (to_a, to_b):
-                    await step.writer.write_batch(batch([{"id": first + i} for i in range(5)]))
+                    await step.writer.write_batch(rows)
 
         with pytest.raises(DataError) as caught:
             await write()

@@ -65,7 +65,7 @@ def test_dead_letters_come_in_once_when_the_constraint_is_lifted(database, tmp_p
     assert all('constraint "' in letter["message"] for letter in letters)
 
     # While the rule stands, a replay gives new letters and no rows.
-    assert dataflare(tmp_path, database, "dlq", "replay", "orders").returncode == 0
+    assert dataflare(tmp_path, database, "dlq", "replay", "orders").returncode == 1
     assert database.rows("select count(*) from orders") == [(19_996,)]
     for constraint in database.rows("select conname from pg_constraint where contype = 'c' "
                                     "and conrelid = 'orders'::regclass"):  # fmt: skip

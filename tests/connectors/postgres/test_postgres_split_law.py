@@ -74,6 +74,7 @@ async def read_parts(database: Database, sharding: dict[str, Any], **config: Any
     return sorted(number for frame in found for number in frame["id"].to_list())
 
 
+@pytest.mark.rotates(3)
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=cut_tables())
 def test_the_parts_of_a_table_are_its_rows_each_once(database: Database, drawn):

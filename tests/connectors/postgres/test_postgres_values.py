@@ -17,6 +17,8 @@ from dataflare.errors import DataError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.types import Schema, parse_type
 
+pytestmark = pytest.mark.rotates(2)
+
 _TEXT = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12
 ) | st.sampled_from(

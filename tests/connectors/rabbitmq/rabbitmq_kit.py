@@ -11,15 +11,13 @@ from typing import Any
 
 import aiormq
 from aiormq import spec
+from broker_moving import BrokerPlace, apart
 from servers.rabbitmq import RabbitmqServer
-
-from dataflare.jobs import RunOptions, RunResult, run
-from dataflare.workflow.load import load_text
 
 _numbers = itertools.count()
 
 
-class Place:
+class Place(BrokerPlace):
     """A queue, and a folder for runs. kind: of the queue: quorum, classic, stream."""
 
     def __init__(self, server: RabbitmqServer, folder: Path, kind: str = "quorum") -> None:
@@ -41,7 +39,7 @@ class Place:
             finally:
                 await connection.close()
 
-        return asyncio.run(asked())
+        return apart(asked())
 
     def put(
         self, values: Iterable[tuple[bytes, str | None]], headers: dict[str, Any] | None = None
@@ -89,11 +87,6 @@ class Place:
             return found
 
         return list(self.call(take))
-
-    def run(self, workflow: str, name: str = "home", **options: Any) -> RunResult:
-        """A run of a workflow with this queue and this server in it."""
-        loaded = load_text(self.filled(workflow), base=self.folder)
-        return run(loaded, RunOptions(self.folder / name, **options))
 
     def filled(self, workflow: str) -> str:
         return workflow.replace("QUEUE", self.queue).replace("SERVER", self.server.url)

@@ -9,33 +9,33 @@ from typing import Any
 
 import polars as pl
 import pytest
-from broker_moving import Endless, Moving
+from broker_moving import (
+    GOOD,
+    ORDERS,
+    ROWS,
+    certain_acknowledgements,
+    comes_once,
+    copying,
+    endless,
+    example,
+    in_order,
+    moved_once,
+    moving,
+    name_of,
+    rows_of,
+)
+from conformance import keeps_destination_laws, keeps_source_laws
 from rabbitmq_kit import Place
 from servers.rabbitmq import RabbitmqServer
 
 from dataflare.errors import ConfigError, DataFlareError
-from dataflare.testing import FaultProxy, check_source, destination_of, read_source, source_of
+from dataflare.testing import FaultProxy, destination_of, read_source, source_of
 
-COPY = """\
-name: copy
-settings: {parallelism: 2, checkpoint: {interval: 20ms}}
-sources:
-  given:
-    type: rabbitmq
-    config: {connection: "SERVER", queue: QUEUE, stop: latest, MORE}
-    schema: {n: int64, text: string}
-DEADdestinations:
-  out: {type: file, inputs: [given], config: {path: out, format: parquet}}
-"""
+THERE = 'connection: "SERVER", queue: QUEUE'
 
 
 def copy(more: str = "id: message_id", handling: str = "") -> str:
-    dead = f"    error_handling: {{{handling}}}\n" if handling else ""
-    return COPY.replace("MORE", more).replace("DEAD", dead)
-
-
-def numbers(place: Place) -> list[int]:
-    return sorted(pl.read_parquet(place.folder / "out" / "*.parquet")["n"].to_list())
+    return copying("rabbitmq", f"{THERE}, stop: latest, {more}", handling)
 
 
 def config(place: Place, **more: Any) -> dict[str, Any]:
@@ -59,19 +59,10 @@ def failure(place: Place, **more: Any) -> DataFlareError:
     return caught.value
 
 
-SHARED = (
-    "readers_know_nothing_of_each_other",  # a message is given to one consumer of a queue
-    "rows_do_not_depend_on_batches",  # reads again what a reader has that is not closed
-    "positions_resume",
-    "an_end_stays",
-    "a_description_pickles",
-)
-
-
 def test_it_keeps_the_contract_of_sources(place: Place) -> None:
     place.numbers(0, 60)
-    more = {"metadata": ["id", "routing_key", "headers", "timestamp", "redelivered"]}
-    asyncio.run(check_source(lambda: source_of("rabbitmq", config(place, **more)), skip=SHARED))
+    more = {"metadata": ["id", "routing_key", "timestamp"]}
+    keeps_source_laws("rabbitmq", lambda: source_of("rabbitmq", config(place, **more)))
 
 
 def test_ten_thousand_messages_come_once_and_the_queue_is_empty_then(place: Place) -> None:
@@ -79,7 +70,7 @@ def test_ten_thousand_messages_come_once_and_the_queue_is_empty_then(place: Plac
     place.numbers(0, 10_000)
     result = place.run(copy("id: message_id, prefetch: 1000").replace("20ms", "60s"))
     assert (result.error, result.checkpoints > 10) == (None, True)
-    assert numbers(place) == list(range(10_000))
+    assert place.copied() == list(range(10_000))
     assert place.waiting() == 0
     place.numbers(10_000, 10_050)
     result = place.run(copy("id: message_id, prefetch: 1000"), accept_changes=True)
@@ -102,23 +93,20 @@ def test_a_message_that_was_sent_twice_comes_once_within_the_window(place: Place
     place.numbers(5, 10)
     result = place.run(copy())
     assert result.error is None
-    assert numbers(place) == list(range(20))
+    assert place.copied() == list(range(20))
     assert any("delivered again" in text for text in result.warnings)
     place.put([(b'{"n": 20, "text": "a"}', None)])
     result = place.run(copy())
     assert result.error is None
-    assert len(numbers(place)) == 21
+    assert len(place.copied()) == 21
 
 
 def test_a_poison_message_is_a_dead_letter_with_its_bytes(place: Place) -> None:
     place.numbers(0, 3)
     place.put([(b'{"n": "x', "bad1"), (b"\xff\xfe", "bad2"), (b'{"n": 3}', "m3")])
-    dead = place.folder / "dead"
-    handling = f"on_error: dead_letter, dead_letter: {{path: {dead}}}"
-    result = place.run(copy(handling=handling))
+    result, text = place.dead_letters(copy(handling="DEAD"))
     assert (result.error, result.steps["given"]["dead_letters"]) == (None, 2)
-    assert numbers(place) == [0, 1, 2, 3]
-    text = "".join(path.read_text() for path in dead.rglob("*") if path.is_file())
+    assert place.copied() == [0, 1, 2, 3]
     assert "base64://4=" in text
     assert f"{place.queue} message bad2" in text
     assert place.waiting() == 0
@@ -143,90 +131,48 @@ def test_errors_name_what_is_wrong(place: Place, rabbitmq: RabbitmqServer) -> No
     assert failure(place, **tls).code == "E0609"
 
 
-ENDLESS = """\
-name: endless
-settings:
-  parallelism: 1
-  checkpoint: {interval: 20ms}
-  restart: {attempts: 1000, delay: 50ms, max_delay: 300ms}
-sources:
-  given:
-    type: rabbitmq
-    config: {connection: "URL", queue: QUEUE, timeout: 2s, MORE}
-    schema: {n: int64, text: string}
-    error_handling: {retry_policy: {max_attempts: 1000, initial_backoff: 50ms, max_backoff: 300ms}}
-destinations:
-  out: {type: sqlite, inputs: [given], config: {path: out.db, table: t}}
-"""
-
-
 @pytest.mark.parametrize("kind", ["quorum", "stream"])
 def test_each_message_comes_once_over_a_network_that_breaks_and_a_server_that_dies(
     rabbitmq: RabbitmqServer, tmp_path: Path, kind: str
 ) -> None:
     place = Place(rabbitmq, tmp_path, kind)
     more = "id: message_id" if kind == "quorum" else "kind: stream"
-    with FaultProxy("127.0.0.1", rabbitmq.port, seed=5) as proxy:
-        url = rabbitmq.url.replace(f":{rabbitmq.port}", f":{proxy.port}")
-        text = ENDLESS.replace("URL", url).replace("MORE", more)
-        with Endless(place, text) as running:
-            for part, break_it in enumerate((proxy.reset, proxy.half_open, None)):
-                place.numbers(part * 50, part * 50 + 50)
-                running.wait_rows(part * 50 + 50)
-                if break_it is not None:
-                    break_it()
-            running.kill()
-            if kind == "quorum":
-                rabbitmq.kill()
-                rabbitmq.start()
-            place.numbers(150, 200)
-            running.start()
-            running.wait_rows(200)
-    assert running.numbers() == list(range(200))
+    text = endless("rabbitmq", f"{THERE}, timeout: 2s, {more}")
+    comes_once(place, text, port=rabbitmq.port, server=rabbitmq if kind == "quorum" else None)
     if kind == "quorum":
         assert place.waiting() == 0
 
 
-MOVE = """\
-name: moving
-settings: {parallelism: 2, checkpoint: {interval: 10ms}}
-sources:
-  given:
-    type: rabbitmq
-    config: {connection: "SERVER", queue: QUEUE, stop: latest, id: message_id, prefetch: 300}
-    schema: {n: int64}
-destinations:
-  out: {type: sqlite, inputs: [given], config: {path: out.db, table: t}}
-"""
+def test_an_acknowledgement_that_the_network_lost_is_not_certain(place: Place) -> None:
+    place.numbers(0, 20)
+    with FaultProxy("127.0.0.1", place.server.port) as proxy:
+        there = place.server.url.replace(f":{place.server.port}", f":{proxy.port}")
+        source = source_of("rabbitmq", config(place, connection=there, timeout="1s"))
+        assert certain_acknowledgements(source, proxy) == [10, 10]
 
 
 def test_each_message_is_moved_once_over_kills_between_commit_and_acknowledgement(
     place: Place,
 ) -> None:
-    place.numbers(0, 1_000)
-    moving = Moving(place, MOVE)
-    for point in ("engine.after_manifest", "engine.after_commit"):
-        assert moving.die(point)
-    moving.finish()
-    found = Endless(place, MOVE).numbers()
-    assert found == list(range(1_000))
+    more = "stop: latest, id: message_id, prefetch: 300"
+    moved_once(place, moving("rabbitmq", f"{THERE}, {more}"), 1_000)
     assert place.waiting() == 0
 
 
 def write(place: Place, rows: list[dict[str, Any]], more: str, handling: str = "") -> Any:
-    text = f"""\
-name: write
-sources:
-  rows: {{type: inline, config: {{rows: {json.dumps(rows)}}}}}
-destinations:
-  out:
-    type: rabbitmq
-    inputs: [rows]
-    config: {{connection: "SERVER", {more}}}
-"""
-    if handling:
-        text += f"    error_handling: {{{handling}}}\n"
-    return place.run(text)
+    return place.write("rabbitmq", f'connection: "SERVER", {more}', rows, handling)
+
+
+def test_it_keeps_the_contract_of_destinations(place: Place, tmp_path: Path) -> None:
+    def make(folder: Path) -> Any:
+        place.make(name_of(folder))
+        there = {"connection": place.server.url, "routing_key": name_of(folder)}
+        return destination_of("rabbitmq", there, base=folder)
+
+    def read(folder: Path) -> pl.DataFrame:
+        return rows_of(each.body for each in place.taken(name_of(folder)))
+
+    keeps_destination_laws("rabbitmq", make, read, tmp_path, frame=ROWS)
 
 
 def test_rows_become_messages(place: Place) -> None:
@@ -259,3 +205,13 @@ def test_a_plan_says_what_is_guaranteed() -> None:
     for wrong in ({"start": "latest"}, {"kind": "stream", "stop": "latest"}, {"tls": {}}):
         with pytest.raises(ConfigError):
             source_of("rabbitmq", {**there, **wrong})
+
+
+def test_the_example_runs_as_it_stands(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ", place.server.url)
+    for name in ("clean", "orders"):
+        place.make(name)
+    place.queue = "orders"
+    place.put((json.dumps(each).encode(), str(each["id"])) for each in ORDERS)
+    assert place.run(example("rabbitmq")).error is None
+    assert in_order(each.body for each in place.taken("clean")) == GOOD

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import redis as client
+from broker_moving import BrokerPlace
 from servers.redis import RedisServer
-
-from dataflare.jobs import RunOptions, RunResult, run
-from dataflare.workflow.load import load_text
 
 _numbers = itertools.count()
 
 
-class Place:
+class Place(BrokerPlace):
     """A key, and a folder for runs."""
 
     def __init__(self, server: RedisServer, folder: Path) -> None:
@@ -40,11 +38,6 @@ class Place:
             {name.decode(): value.decode() for name, value in fields.items()}
             for _, fields in self.redis.xrange(key or self.key)
         ]
-
-    def run(self, workflow: str, name: str = "home", **options: Any) -> RunResult:
-        """A run of a workflow with this key and this server in it."""
-        loaded = load_text(self.filled(workflow), base=self.folder)
-        return run(loaded, RunOptions(self.folder / name, **options))
 
     def filled(self, workflow: str) -> str:
         return workflow.replace("KEY", self.key).replace("SERVER", self.server.url)

@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from broker_moving import Moving
+from broker_moving import ROWS, Moving, name_of
+from conformance import keeps_destination_laws
 from redis_kit import Place
 from servers.redis import RedisServer
 
 from dataflare.errors import ConfigError
-from dataflare.testing import check_destination, destination_of
-
-ROWS = pl.DataFrame({"n": range(40), "text": [f"row {n}" for n in range(40)]})
-WRITE = """\
-name: write
-settings: {parallelism: 1}
-sources:
-  rows: {type: inline, config: {rows: GIVEN}}
-destinations:
-  out:
-    type: redis
-    inputs: [rows]
-    config: {connection: "SERVER", MORE}
-"""
+from dataflare.testing import destination_of
 
 
 def write(place: Place, rows: list[dict[str, Any]], more: str, handling: str = "") -> Any:
-    text = WRITE.replace("GIVEN", json.dumps(rows)).replace("MORE", more)
-    if handling:
-        text += f"    error_handling: {{{handling}}}\n"
-    return place.run(text)
+    return place.write("redis", f'connection: "SERVER", {more}', rows, handling)
 
 
 def read_back(place: Place, name: str, what: str) -> list[dict[str, Any]]:
@@ -63,20 +47,17 @@ SOME = ["each_row_arrives_once", "a_commit_twice_is_a_commit", "an_older_attempt
 def test_it_keeps_the_contract_of_destinations(
     place: Place, running_server: RedisServer, tmp_path: Path, what: str, only: list[str]
 ) -> None:
-    def name_of(folder: Path) -> str:
-        return f"c{what}{zlib.crc32(str(folder).encode())}"
-
     def make(folder: Path) -> Any:
-        name = name_of(folder)
+        name = f"{what}{name_of(folder)}"
         where = {what: name} if what in ("stream", "list") else {
             "key": "n", "key_prefix": f"{name}:", "structure": what
         }  # fmt: skip
         return destination_of("redis", {"connection": running_server.url, **where}, base=folder)
 
     def read(folder: Path) -> pl.DataFrame:
-        return pl.DataFrame(read_back(place, name_of(folder), what), schema=ROWS.schema)
+        return pl.DataFrame(read_back(place, f"{what}{name_of(folder)}", what), schema=ROWS.schema)
 
-    asyncio.run(check_destination(make, read, tmp_path, frame=ROWS, only=only))
+    keeps_destination_laws("redis", make, read, tmp_path, frame=ROWS, only=only)
 
 
 def test_columns_are_fields_in_their_text_and_null_is_left_out(place: Place) -> None:

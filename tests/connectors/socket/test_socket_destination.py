@@ -207,7 +207,8 @@ def test_errors_name_what_is_wrong(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"connect": "udp://h:1"}, {"connect": "tcp://:1"}, {"tls": True, "connect": "unix:///s"},
+        {"connect": "unixgram:///s"}, {"connect": "udp://:1"}, {"connect": "udp://h:1", "reply": "x"},
+        {"connect": "udp://h:1", "framing": "lines"}, {"connect": "tcp://:1"}, {"tls": True, "connect": "unix:///s"},
         {"format": "avro", "schema": "{}"}, {"length_bytes": 2},
         {"format": "cloudevents", "cloudevents": {"mode": "binary"}},
     ],
@@ -220,3 +221,54 @@ def test_options_that_cannot_hold_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_plan_says_what_is_known_of_messages() -> None:
     found = destination_of("socket", {"connect": "tcp://h:1"}).capabilities()
     assert (found.delivery.value, "'reply'" in found.reason) == ("at least once", True)
+    found = destination_of("socket", {"connect": "udp://h:1"}).capabilities()
+    assert (found.delivery.value, "lost" in found.reason) == ("at most once", True)
+
+
+class Datagrams(asyncio.DatagramProtocol):
+    """Takes datagrams."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.came = asyncio.Event()
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.taken.append(data)
+        self.came.set()
+
+
+def test_each_row_is_a_datagram(tmp_path: Path) -> None:
+    async def main() -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        transport, taker = await loop.create_datagram_endpoint(
+            Datagrams, local_addr=("127.0.0.1", 0)
+        )
+        port = transport.get_extra_info("sockname")[1]
+        frame = pl.DataFrame({"n": range(50)})
+        await send(tmp_path, f"udp://127.0.0.1:{port}", [frame])
+        binary = pl.DataFrame({"value": [b"a\nb", b"\xff"]})
+        await send(tmp_path, f"udp://127.0.0.1:{port}", [binary], format="raw")
+        while len(taker.taken) < 52:
+            taker.came.clear()
+            await taker.came.wait()
+        transport.close()
+        return taker.taken
+
+    taken = asyncio.run(asyncio.wait_for(main(), 30))
+    assert [json.loads(each)["n"] for each in taken[:50]] == list(range(50))
+    assert taken[50:] == [b"a\nb", b"\xff"]
+
+
+def test_a_row_that_is_too_large_for_a_datagram_and_nobody_there_are_told(tmp_path: Path) -> None:
+    async def main() -> list[DataFlareError]:
+        found = []
+        for text in ("x" * 70_000, "", "y"):
+            frames = [pl.DataFrame({"value": [text]})] * 50
+            with pytest.raises(DataFlareError) as caught:
+                await send(tmp_path, "udp://127.0.0.1:9", frames, timeout="100ms", format="text")
+            found.append(caught.value)
+        return found
+
+    large, empty, away = asyncio.run(asyncio.wait_for(main(), 30))
+    assert (large.code, "65,507" in str(large)) == ("E0510", True)
+    assert (empty.code, away.code) == ("E0510", "E0607")

@@ -13,6 +13,8 @@ from dataflare.errors import DataFlareError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.types import Schema
 
+pytestmark = pytest.mark.rotates(2)
+
 NOON = dt.datetime(2024, 1, 1, 12)
 INSTANT = NOON.replace(tzinfo=dt.UTC)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from databases import execute, rows
 
+pytestmark = pytest.mark.rotates(2)
+
 POINTS = [
     "write.before_redo:5", "prepare.after_fsync:3", "prepare.before_apply:4", "commit.before_marker:2",
     "commit.before_commit:2", "commit.after_commit:2", "commit.before_commit:4", "commit.after_commit:4",

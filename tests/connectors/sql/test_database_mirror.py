@@ -11,6 +11,8 @@ from databases import Step, batch, execute, rows, run
 from dataflare.errors import DataError
 from dataflare.model.types import INT64, STRING, Schema
 
+pytestmark = pytest.mark.rotates(2)
+
 SCHEMA = Schema.of({"id": INT64, "v": STRING})
 MIRROR: dict[str, Any] = {"mode": "mirror", "key": "id", "delete_max": "100%"}
 INSERT, BEFORE, AFTER, DELETE = 0, 1, 2, 3

@@ -13,6 +13,8 @@ from databases import rows
 from servers import faults
 from servers.faults import MODES, Moments, not_restarted, wanted
 
+pytestmark = pytest.mark.rotates(2)
+
 HOLD = "import duckdb, sys; db = duckdb.connect(sys.argv[1]); print('held', flush=True); input()"
 
 

@@ -12,6 +12,8 @@ from dataflare.errors import CheckpointError, DataError, DataFlareError, RunErro
 from dataflare.model.types import Schema
 from dataflare.sdk.destination import Committable
 
+pytestmark = pytest.mark.rotates(2)
+
 SCHEMA = Schema.of({"id": "int64", "v": "string"})
 OTHER = "1f0e0d0c-0b0a-4000-8000-000000000002"
 ONE, TWO, THREE = (batch([{"id": i, "v": f"v{i}"}]) for i in (1, 2, 3))

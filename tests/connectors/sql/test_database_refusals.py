@@ -12,6 +12,8 @@ from databases import Step, batch, execute, rows, run
 from dataflare.errors import DataError
 from dataflare.model.types import Schema
 
+pytestmark = pytest.mark.rotates(2)
+
 SCHEMA = Schema.of({"id": "int64", "v": "string", "n": "int64"})
 DDL = (
     "create table t (id bigint primary key, v varchar not null, n bigint check (n > 0), "

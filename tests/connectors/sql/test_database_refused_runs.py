@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from databases import execute, rows
 
+pytestmark = pytest.mark.rotates(2)
+
 WORKFLOW = """\
 name: orders
 settings: {{parallelism: 1, checkpoint: {{interval: 50ms}}}}

@@ -21,6 +21,8 @@ from dataflare.sdk import registry
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.source import EndOfSplit, Replay
 
+pytestmark = pytest.mark.rotates(2)
+
 ORDERS = [
     "create table orders (id integer primary key, status varchar, amount double)",
     "insert into orders values (1, 'new', 1.5), (2, 'paid', 20), (3, null, 7), (4, 'new', null), (5, 'Paid', 3)",
@@ -179,6 +181,7 @@ SHARDINGS = [
 ]
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize(("sharding", "expected"), SHARDINGS)
 @pytest.mark.parametrize("empty", [False, True])
 def test_each_row_is_in_one_part_however_a_table_is_cut(kind, tmp_path, sharding, expected, empty):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from dataflare.errors import CheckpointError
 from dataflare.model.types import Schema
-from dataflare.sdk.sql.marker import MarkerRow, marker_rows, rewind_marker
+from dataflare.sdk.sql.marker import MarkerRow, marker_rows, marker_rows_by_step, rewind_marker
 from dataflare.sdk.sql.store import Target
 
 
@@ -47,3 +48,16 @@ def test_of_other_lineages_the_one_that_wrote_last_is_the_owner() -> None:
     assert found.own == MarkerRow(1, 5, 40, "{}", "a")
     assert found.other is not None
     assert (found.other.lineage, found.other.epoch) == ("two", 7)
+
+
+def test_of_a_statement_for_several_steps_each_gets_its_own_rows() -> None:
+    one, two = target(), replace(target(), step="two")
+    rows = [
+        ("other", 1, 7, 9, "{}", "c", "out", "t"),
+        ("elsewhere", 1, 8, 9, "{}", "c", "out", "another table"),
+        ("lineage", 1, 5, 40, "{}", "a", "two", "another table"),
+    ]
+    found = marker_rows_by_step([one, two], rows)
+    assert found["out"].other is not None
+    assert (found["out"].own, found["out"].other.lineage) == (None, "other")
+    assert (found["two"].own, found["two"].other) == (MarkerRow(1, 5, 40, "{}", "a"), None)

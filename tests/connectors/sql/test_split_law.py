@@ -24,6 +24,8 @@ from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.source import EndOfSplit
 from dataflare.sdk.sql.shards import SPANS_MAX, span_starts
 
+pytestmark = pytest.mark.rotates(2)
+
 INT64 = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([-(2**63), 2**63 - 1, 0, -1])
 FLOATS = st.floats() | st.sampled_from([float("inf"), float("-inf"), -0.0, 5e-324])
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4)

@@ -14,6 +14,8 @@ from dataflare import Workflow
 from dataflare.model.types import parse_type
 from dataflare.sdk.sql.growth import Room, characters, outgrown
 
+pytestmark = pytest.mark.rotates(2)
+
 INT32, FLOAT32 = Room.of_integer(32), Room("float32")
 
 

@@ -8,23 +8,27 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from broker_moving import BrokerPlace
 from servers.aws import AwsServer
-
-from dataflare.jobs import RunOptions, RunResult, run
-from dataflare.workflow.load import load_text
 
 _numbers = itertools.count()
 
 
-class Place:
+class Place(BrokerPlace):
     """A queue, and a folder for runs."""
 
     def __init__(
-        self, server: AwsServer, folder: Path, *, fifo: bool = False, **attributes: str
+        self,
+        server: AwsServer,
+        folder: Path,
+        *,
+        fifo: bool = False,
+        name: str | None = None,
+        **attributes: str,
     ) -> None:
         self.server, self.folder = server, folder
         self.sqs = server.client("sqs")
-        self.queue = f"q{next(_numbers)}" + (".fifo" if fifo else "")
+        self.queue = name or f"q{next(_numbers)}" + (".fifo" if fifo else "")
         if fifo:
             attributes["FifoQueue"] = "true"
         self.url = self.sqs.create_queue(QueueName=self.queue, Attributes=attributes)["QueueUrl"]
@@ -71,11 +75,6 @@ class Place:
 
     def config(self, **more: Any) -> dict[str, Any]:
         return {**self.server.options, "queue": self.queue, **more}
-
-    def run(self, workflow: str, name: str = "home", **options: Any) -> RunResult:
-        """A run of a workflow with this queue and this server in it."""
-        loaded = load_text(self.filled(workflow), base=self.folder)
-        return run(loaded, RunOptions(self.folder / name, **options))
 
     def filled(self, workflow: str) -> str:
         options = ", ".join(f'{name}: "{value}"' for name, value in self.server.options.items())

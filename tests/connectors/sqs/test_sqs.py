@@ -5,41 +5,38 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from broker_moving import Endless, Moving
+from broker_moving import (
+    GOOD,
+    ORDERS,
+    ROWS,
+    comes_once,
+    copying,
+    endless,
+    example,
+    in_order,
+    moved_once,
+    moving,
+    rows_of,
+)
+from conformance import keeps_destination_laws, keeps_source_laws
 from servers.aws import AwsServer
+from servers.s3 import KEYS
 from sqs_kit import Place
 
 from dataflare.errors import ConfigError, DataFlareError
 from dataflare.model.types import Schema
-from dataflare.testing import FaultProxy, check_source, destination_of, read_source, source_of
-from dataflare.testing.sources import SOURCE_LAWS
+from dataflare.testing import check_destination, destination_of, read_source, source_of
 
-COPY = """\
-name: copy
-settings: {parallelism: 2, checkpoint: {interval: 20ms}}
-sources:
-  given:
-    type: sqs
-    config: {SERVER, queue: QUEUE, stop: latest, MORE}
-    schema: {n: int64, text: string}
-DEADdestinations:
-  out: {type: file, inputs: [given], config: {path: out, format: parquet}}
-"""
+THERE = "SERVER, queue: QUEUE"
 
 
 def copy(more: str = "", handling: str = "") -> str:
-    dead = f"    error_handling: {{{handling}}}\n" if handling else ""
-    return COPY.replace("MORE", more).replace("DEAD", dead)
-
-
-def numbers(place: Place) -> list[int]:
-    return sorted(pl.read_parquet(place.folder / "out" / "*.parquet")["n"].to_list())
+    return copying("sqs", f"{THERE}, stop: latest, {more}", handling)
 
 
 def read(place: Place, **more: Any) -> pl.DataFrame:
@@ -47,35 +44,22 @@ def read(place: Place, **more: Any) -> pl.DataFrame:
     return asyncio.run(read_source(source_of("sqs", config)))
 
 
-SHARED = (
-    "readers_know_nothing_of_each_other",  # a message is given to one consumer of a queue
-    "rows_do_not_depend_on_batches",  # reads again what a reader has that is not closed
-    "positions_resume",
-    "an_end_stays",
-    "a_description_pickles",
-)
-
-
-def test_it_keeps_the_contract_of_sources(aws: AwsServer, tmp_path: Path) -> None:
-    """Each law has a queue: a source that is not closed keeps its messages from the next."""
-    for law in SOURCE_LAWS:
-        place = Place(aws, tmp_path)
-        place.numbers(0, 20)
-        config = place.config(stop="latest", format="text", metadata=["id", "timestamp", "headers"])
-        made = partial(source_of, "sqs", config)
-        asyncio.run(check_source(made, only=[law], skip=SHARED))
+def test_it_keeps_the_contract_of_sources(place: Place) -> None:
+    place.numbers(0, 11)
+    config = place.config(stop="latest", format="text", metadata=["id", "timestamp", "headers"])
+    keeps_source_laws("sqs", lambda: source_of("sqs", config))
 
 
 def test_messages_come_once_and_the_queue_is_empty_then(place: Place) -> None:
-    """No more than 30 are received and not deleted, so checkpoints come before their time."""
-    place.numbers(0, 100)
-    text = copy("prefetch: 30").replace("20ms", "60s")
+    """No more than 15 are received and not deleted, so checkpoints come before their time."""
+    place.numbers(0, 50)
+    text = copy("prefetch: 15").replace("20ms", "60s")
     result = place.run(text)
     assert (result.error, result.checkpoints > 3) == (None, True)
-    assert (numbers(place), place.waiting()) == (list(range(100)), (0, 0))
-    place.numbers(100, 130)
+    assert (place.copied(), place.waiting()) == (list(range(50)), (0, 0))
+    place.numbers(50, 65)
     result = place.run(text)
-    assert (result.error, result.steps["given"]["rows_out"]) == (None, 30)
+    assert (result.error, result.steps["given"]["rows_out"]) == (None, 15)
     assert place.run(text).steps["given"]["rows_out"] == 0
 
 
@@ -83,15 +67,15 @@ def test_a_fifo_queue_is_read_in_the_order_of_its_groups(aws: AwsServer, tmp_pat
     """A group gives no more than ten messages until they are deleted."""
     place = Place(aws, tmp_path, fifo=True)
     group = {"MessageGroupId": lambda body: f"g{json.loads(body)['n'] % 3}"}
-    place.numbers(0, 60, **group, MessageDeduplicationId=lambda body: str(json.loads(body)["n"]))
+    place.numbers(0, 36, **group, MessageDeduplicationId=lambda body: str(json.loads(body)["n"]))
     more = "metadata: [group, sequence, deduplication_id], id: deduplication_id"
     result = place.run(copy(more).replace("20ms", "60s"))
     assert (result.error, place.waiting()) == (None, (0, 0))
-    found = pl.scan_parquet(place.folder / "out" / "*.parquet").collect()
-    assert sorted(found["n"]) == list(range(60))
+    found = place.written()
+    assert sorted(found["n"]) == list(range(36))
     for _, n in found.group_by("_group").agg("n").rows():
         assert n == sorted(n)
-    assert found["_sequence"].n_unique() == 60
+    assert found["_sequence"].n_unique() == 36
     assert found["_deduplication_id"].to_list() == [str(n) for n in found["n"]]
 
 
@@ -117,8 +101,15 @@ def test_a_message_that_was_sent_twice_comes_once_by_its_attribute(place: Place)
     for first, after in ((0, 20), (5, 10)):
         place.numbers(first, after, **key)
     result = place.run(copy("id: key"))
-    assert (result.error, numbers(place)) == (None, list(range(20)))
+    assert (result.error, place.copied()) == (None, list(range(20)))
     assert any("delivered again" in text for text in result.warnings)
+
+
+def test_an_attribute_message_id_is_not_the_id_of_a_message(place: Place) -> None:
+    attribute = {"message_id": {"DataType": "String", "StringValue": "same"}}
+    place.put(['{"n": 0}', '{"n": 1}'], MessageAttributes=attribute)
+    result = place.run(copy())
+    assert (result.error, place.copied(), place.waiting()) == (None, [0, 1], (0, 0))
 
 
 def test_messages_are_kept_from_others_as_long_as_the_run_has_them(place: Place) -> None:
@@ -130,7 +121,7 @@ def test_messages_are_kept_from_others_as_long_as_the_run_has_them(place: Place)
         (split,) = await source.splits()
         reader = await source.open(split, None)
         await reader.read_chunk()  # type: ignore[attr-defined]
-        end = asyncio.get_running_loop().time() + 3
+        end = asyncio.get_running_loop().time() + 2.3
         found = []
         while asyncio.get_running_loop().time() < end:
             found += await asyncio.to_thread(place.receive)
@@ -144,16 +135,13 @@ def test_messages_are_kept_from_others_as_long_as_the_run_has_them(place: Place)
     assert place.waiting() == (10, 0)
 
 
-def test_a_poison_message_is_a_dead_letter_with_its_bytes(place: Place) -> None:
+def test_a_poison_message_is_a_dead_letter_as_it_came(place: Place) -> None:
     good, bad = base64.b64encode(b'{"n": 3}').decode(), base64.b64encode(b"\xff\xfe").decode()
     place.put([good, bad, "not base64!"])
-    dead = place.folder / "dead"
-    handling = f"on_error: dead_letter, dead_letter: {{path: {dead}}}"
-    result = place.run(copy("encoding: base64", handling=handling))
+    result, text = place.dead_letters(copy("encoding: base64", handling="DEAD"))
     assert (result.error, result.steps["given"]["dead_letters"]) == (None, 2)
-    assert numbers(place) == [3]
-    text = "".join(path.read_text() for path in dead.rglob("*") if path.is_file())
-    for part in ("base64://4=", "not base64!", f"{place.queue} message "):
+    assert place.copied() == [3]
+    for part in (r"{\"raw\":\"//4=\"}", "not base64!", f"{place.queue} message "):
         assert part in text
     assert place.waiting() == (0, 0)
 
@@ -190,79 +178,42 @@ def test_errors_name_what_is_wrong(
         asyncio.run(source_of("sqs", {**config, "profile": "missing"}).validate())
 
 
-ENDLESS = """\
-name: endless
-settings:
-  parallelism: 1
-  checkpoint: {interval: 20ms}
-  restart: {attempts: 1000, delay: 50ms, max_delay: 300ms}
-sources:
-  given:
-    type: sqs
-    config: {SERVER, queue: QUEUE, timeout: 1s, visibility: 2s}
-    schema: {n: int64, text: string}
-    error_handling: {retry_policy: {max_attempts: 1000, initial_backoff: 50ms, max_backoff: 300ms}}
-destinations:
-  out: {type: sqlite, inputs: [given], config: {path: out.db, table: t}}
-"""
-
-
 def test_each_message_comes_once_over_a_network_that_breaks_and_a_run_that_dies(
     place: Place,
 ) -> None:
-    with FaultProxy("127.0.0.1", place.server.port, seed=5) as proxy:
-        text = place.filled(ENDLESS).replace(f":{place.server.port}", f":{proxy.port}")
-        with Endless(place, text) as running:
-            for part, break_it in enumerate((proxy.reset, proxy.half_open, None)):
-                place.numbers(part * 20, part * 20 + 20)
-                running.wait_rows(part * 20 + 20)
-                if break_it is not None:
-                    break_it()
-            running.kill()
-            place.numbers(60, 80)
-            running.start()
-            running.wait_rows(80)
-    assert running.numbers() == list(range(80))
-
-
-MOVE = """\
-name: moving
-settings: {parallelism: 2, checkpoint: {interval: 10ms}}
-sources:
-  given:
-    type: sqs
-    config: {SERVER, queue: QUEUE, stop: latest, prefetch: 30, window: 5, visibility: 2s}
-    schema: {n: int64}
-destinations:
-  out: {type: sqlite, inputs: [given], config: {path: out.db, table: t}}
-"""
+    text = endless("sqs", f"{THERE}, timeout: 1s, visibility: 2s")
+    comes_once(place, text, port=place.server.port, step=5)
 
 
 def test_each_message_is_moved_once_over_kills_between_commit_and_deletion(place: Place) -> None:
     """What was committed is delivered again after two seconds, behind more messages than the window has."""
-    place.numbers(0, 120)
-    moving = Moving(place, MOVE)
-    for point in ("engine.after_manifest", "engine.after_commit"):
-        assert moving.die(point)
-    moving.finish()
-    assert Endless(place, MOVE).numbers() == list(range(120))
+    more = "stop: latest, prefetch: 20, window: 5, visibility: 2s"
+    moved_once(place, moving("sqs", f"{THERE}, {more}"), 60)
     assert place.waiting() == (0, 0)
 
 
 def write(place: Place, rows: list[dict[str, Any]], more: str, handling: str = "") -> Any:
-    text = f"""\
-name: write
-sources:
-  rows: {{type: inline, config: {{rows: {json.dumps(rows)}}}}}
-destinations:
-  out:
-    type: sqs
-    inputs: [rows]
-    config: {{SERVER, queue: QUEUE, {more}}}
-"""
-    if handling:
-        text += f"    error_handling: {{{handling}}}\n"
-    return place.run(text)
+    return place.write("sqs", f"{THERE}, {more}", rows, handling)
+
+
+@pytest.mark.parametrize("fifo", [False, True], ids=["standard", "fifo"])
+def test_it_keeps_the_contract_of_destinations(aws: AwsServer, tmp_path: Path, fifo: bool) -> None:
+    places: dict[Path, Place] = {}
+
+    def make(folder: Path) -> Any:
+        if folder not in places:
+            places[folder] = Place(aws, folder, fifo=fifo)
+        more = {"id": "n", "group": "g"} if fifo else {}
+        return destination_of("sqs", places[folder].config(**more), base=folder)
+
+    def read(folder: Path) -> pl.DataFrame:
+        return rows_of(each["Body"] for each in places[folder].taken())
+
+    if fifo:
+        some = ["each_row_arrives_once", "a_commit_twice_is_a_commit"]
+        asyncio.run(check_destination(make, read, tmp_path, frame=ROWS, only=some))
+    else:
+        keeps_destination_laws("sqs", make, read, tmp_path, frame=ROWS)
 
 
 def test_rows_become_messages(place: Place) -> None:
@@ -358,3 +309,14 @@ def test_a_plan_says_what_is_guaranteed_and_options_without_effect_are_refused()
     ):  # fmt: skip
         with pytest.raises(ConfigError):
             destination_of("sqs", {**there, **wrong})
+
+
+def test_the_example_runs_as_it_stands(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT", place.server.endpoint)
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    clean = Place(place.server, place.folder, fifo=True, name="clean.fifo")
+    orders = Place(place.server, place.folder, name="orders")
+    orders.put(json.dumps(each) for each in ORDERS)
+    assert orders.run(example("sqs")).error is None
+    assert in_order(each["Body"] for each in clean.taken()) == GOOD

@@ -180,3 +180,32 @@ def test_a_plan_says_that_a_crash_loses_rows_unless_they_are_committed_at_the_en
     text = WORKFLOW.replace("OPTIONS", f"format: text, bounded: {json.dumps(bounded)}")
     found = plan(load_text(text.replace("SCHEMA", ""), base=tmp_path)).guarantees["out"]
     assert (found.level.value, "what was read from a pipe is gone" in found.reason) == (level, True)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    process = started(tmp_path, "bounded: true")
+    process.communicate(b'\xef\xbb\xbf{"a": 1}\n{"a": 2}\n', timeout=60)
+    assert process.returncode == 0
+    assert rows(tmp_path) == [(1,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (b"[1]", b"not a JSON object but a list"),
+        (b"\x00\x00\x00\x00\x07{", b"the first:"),
+        (b"\xff", b"UTF-8"),
+    ],
+)
+def test_the_reason_is_told_where_no_line_can_be_read(
+    tmp_path: Path, given: bytes, reason: bytes
+) -> None:
+    output, _ = started(tmp_path, "bounded: true").communicate(given + b"\n", timeout=60)
+    assert b"E0405" in output
+    assert reason in output
+
+
+def test_help_names_no_option_that_the_source_lacks(tmp_path: Path) -> None:
+    output, _ = started(tmp_path, "bounded: true").communicate(b'{"a": 1}\n\xff\n', timeout=60)
+    assert b"E0504" in output
+    assert b"'encoding'" not in output

@@ -9,6 +9,7 @@ from optional_packages import package
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "file"))
 from servers.s3 import KEYS, empty, s3_server
+from servers.sftp import SftpServer, sftp_server
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,9 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch):
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": endpoint}.items():
         monkeypatch.setenv(name, value)
     return obstore.S3Store("lake", client_options={"allow_http": True})
+
+
+@pytest.fixture
+def sftp(tmp_path: Path) -> Iterator[SftpServer]:
+    with sftp_server(tmp_path) as made:
+        yield made

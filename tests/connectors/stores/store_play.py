@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,11 @@ KINDS = ("append", "overwrite", "single")
 
 def configs(scheme: str) -> dict[str, dict[str, Any]]:
     """By kind, a destination in the bucket `lake`."""
-    out = f"{scheme}://lake/out/"
+    return configs_at(f"{scheme}://lake/out/")
+
+
+def configs_at(out: str) -> dict[str, dict[str, Any]]:
+    """By kind, a destination in a folder."""
     return {
         "append": {"path": out, "rows_per_part": 150},
         "overwrite": {"path": out, "rows_per_part": 150, "mode": "overwrite"},
@@ -47,6 +52,7 @@ class Play:
 
     config: dict[str, Any]
     base: Path
+    points: tuple[str, ...] = ("s3.", "store.")
     attempts: int = 0
     epoch: int = 0
     prepared: list[Committable] = field(default_factory=list)
@@ -96,7 +102,7 @@ class Play:
         self.reached = []
 
         def observe(name: str) -> None:
-            if name.startswith(("s3.", "store.")):
+            if name.startswith(self.points):
                 self.reached.append(name)
                 if dies_at >= 0 and len(self.reached) > dies_at:
                     raise Died(name)
@@ -114,7 +120,8 @@ def keys(s3) -> list[str]:
 
 
 def rows_at(config: dict[str, Any], base: Path) -> pl.DataFrame:
-    return read(config["path"], base).frame.sort("id")
+    there = {name: config[name] for name in ("path", "storage") if name in config}
+    return read(there, base).frame.sort("id")
 
 
 def put_old(s3, kind: str) -> None:
@@ -129,13 +136,18 @@ def expected(kind: str) -> pl.DataFrame:
 
 
 def die_at_each_step(
-    store: Any, scheme: str, kind: str, folder: Path, *, every: bool = False
+    store: Any,
+    config: dict[str, Any],
+    kind: str,
+    folder: Path,
+    *,
+    every: bool = False,
+    points: tuple[str, ...] = ("s3.", "store."),
 ) -> None:
     """Also a second time, at the same place of the next attempt. every: each time that a place is reached, not only
-    the first and the last."""
-    config = configs(scheme)[kind]
+    the first and the last. points: what the names of places begin with. store: a client of obstore for the bucket."""
     put_old(store, kind)
-    whole = Play(config, folder / "whole")
+    whole = Play(config, folder / "whole", points)
     whole.base.mkdir()
     assert whole.go()
     check_whole(store, config, kind, folder)
@@ -143,14 +155,14 @@ def die_at_each_step(
     ends = {names.index(name) for name in names} | {
         len(names) - 1 - names[::-1].index(name) for name in names
     }
-    assert len(set(names)) >= 5
+    assert len(set(names)) >= (5 if "store." in points else 3)
     for place in range(len(names)) if every else sorted(ends):
         for key in keys(store):
             obstore.delete(store, key)
         put_old(store, kind)
         base = folder / str(place)
         base.mkdir()
-        play = Play(config, base)
+        play = Play(config, base, points)
         assert not play.go(dies_at=place)
         seen = rows_at(config, base)
         done = EPOCHS[: play.epoch]
@@ -159,7 +171,13 @@ def die_at_each_step(
             assert set(seen["id"]) <= committed
             assert seen["id"].n_unique() == seen.height
         else:
-            assert play.epoch == len(EPOCHS) or seen.equals(OLD)
+            assert play.epoch == len(EPOCHS) or seen.equals(OLD), (
+                place,
+                names[place],
+                play.epoch,
+                seen,
+                keys(store),
+            )
         play.go(dies_at=place)
         play.go()
         assert play.epoch == len(EPOCHS)
@@ -168,9 +186,12 @@ def die_at_each_step(
 
 def check_whole(store: Any, config: dict[str, Any], kind: str, base: Path) -> None:
     """Each row is there once, and nothing that was staged."""
-    assert rows_at(config, base).equals(expected(kind))
-    hidden = [key for key in keys(store) if "/." in f"/{key}"]
-    assert all(
-        key.endswith(".json") and "-parts-" not in key and "-base-" not in key for key in hidden
-    )
-    assert len(hidden) == (kind != "single")
+    assert rows_at(config, base).equals(expected(kind)), (rows_at(config, base), base, keys(store))
+    # S3Proxy takes a part that arrives after its upload was discarded (here another thread of the "dead" process sends it), which
+    # S3 refuses, and shows it as an object. An upload that was not discarded has an object `-stub` there.
+    late_part = re.compile(r"\.mpus-[0-9a-f-]{36}-.*-\d+")
+    hidden = [key for key in keys(store) if "/." in f"/{key}" and not late_part.fullmatch(key)]
+    marker = re.compile(r"(.*/)?\.out\.dataflare-[0-9a-f]{8}\.json(\.\d+(/data)?|\.first/made)?")
+    assert all(marker.fullmatch(key) for key in hidden), hidden
+    markers = [key for key in hidden if not key.endswith(".first/made")]
+    assert len(markers) == (kind != "single"), hidden

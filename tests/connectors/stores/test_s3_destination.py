@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 from xml.etree import ElementTree
 
 import pytest
@@ -22,6 +22,8 @@ from dataflare.errors import CheckpointError, ConfigError, RunError, SystemError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.sdk.destination import Epoch
 
+pytestmark = pytest.mark.rotates(2)
+
 
 def uploads(endpoint: str) -> list[str]:
     """Unfinished multipart uploads."""
@@ -30,10 +32,11 @@ def uploads(endpoint: str) -> list[str]:
     return [each.text or "" for each in tree.iter() if each.tag.endswith("Key")]
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_a_run_dies_between_two_steps_and_goes_on(s3, endpoint, tmp_path, kind, every):
-    die_at_each_step(s3, "s3", kind, tmp_path, every=every)
+    die_at_each_step(s3, configs("s3")[kind], kind, tmp_path, every=every)
     assert uploads(endpoint) == []
 
 
@@ -72,6 +75,33 @@ def test_of_two_copies_of_a_state_folder_one_goes_on(s3, tmp_path):
     asyncio.run(work())
 
 
+def test_other_objects_of_the_bucket_are_not_listed(s3, endpoint, tmp_path):
+    """Those beside a folder or a file may have names that the library does not take."""
+    put(endpoint, "zz//a")
+    for path in ("s3://lake/parts/", "s3://lake/whole.csv"):
+        workflow = f"""
+name: {path[10:15]}
+sources: {{rows: {{type: inline, config: {{rows: [{{n: 1}}]}}}}}}
+destinations: {{out: {{type: file, inputs: [rows], config: {{path: "{path}", format: csv}}}}}}
+"""
+        (tmp_path / "w.yaml").write_text(workflow)
+        for _ in range(2):
+            assert go(tmp_path).error is None
+
+
+def test_an_object_that_cannot_be_listed_is_named(s3, endpoint, tmp_path):
+    put(endpoint, "in/zz//a.csv")
+    (tmp_path / "w.yaml").write_text("""
+name: odd
+sources: {rows: {type: file, config: {path: "s3://lake/in/*.csv"}, schema: {n: int64}}}
+destinations: {out: {type: blackhole, inputs: [rows]}}
+""")
+    with pytest.raises(SystemError_, match=r"s3://lake/in/zz//a\.csv has a name") as caught:
+        go(tmp_path)
+    assert caught.value.code == "E0607"
+    assert "another name" in (caught.value.help or "")
+
+
 def refused(config: dict[str, Any], base: Path) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         destination(config, base).capabilities()
@@ -86,6 +116,12 @@ def test_what_a_store_cannot_do_is_refused(s3, tmp_path):
     mirror = {"path": "s3://lake/a.csv", "mode": "mirror", "key": ["id"]}
     assert "can only be replaced" in refused(mirror, tmp_path).message
     assert "'storage' is for URLs" in refused({"path": "a.csv", "storage": {}}, tmp_path).message
+
+
+def put(endpoint: str, key: str) -> None:
+    """An object that no library that cleans names would write."""
+    with urlopen(Request(f"{endpoint}/lake/{key}", b"n\n1\n", method="PUT")):
+        pass
 
 
 WORKFLOW = """\

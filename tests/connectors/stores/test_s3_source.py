@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import sqlite3
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import obstore
 import polars as pl
 import pytest
 from file_kit import Reading, read, read_split, source
+from optional_packages import package
 from polars.testing import assert_frame_equal
 
 from dataflare import RunOptions, load, run
-from dataflare.errors import CheckpointError, ConfigError, RunError, SystemError_
+from dataflare.errors import CheckpointError, ConfigError, DataFlareError, RunError, SystemError_
 from dataflare.model.progress import Position, Split
+
+pytestmark = pytest.mark.rotates(2)
 
 ROWS = pl.DataFrame(
     {
@@ -217,6 +221,77 @@ def test_a_second_run_reads_only_new_objects(s3, tmp_path):
     obstore.put(s3, "in/b.csv", b"n\n9\n")
     with pytest.raises(RunError, match=r"s3://lake/in/b\.csv was read by an earlier run"):
         go()
+
+
+ENCODED = {"s3": {"bucket": {"name": "lake"}, "object": {"key": "in/a+b%2Bc.csv"}}}
+
+
+def test_the_objects_of_events_are_known_however_they_come():
+    from dataflare.connectors.file.events import objects_of
+
+    created = {"Records": [{"eventName": "ObjectCreated:Put", **ENCODED}]}
+    removed = {"Records": [{"eventName": "ObjectRemoved:Delete", **ENCODED}]}
+    bridged = {"bucket": {"name": "lake"}, "object": {"key": "in/a b+c.csv"}}
+    there = [("lake", "in/a b+c.csv")]
+    for event, expected in (
+        (created, there),
+        ({"Type": "Notification", "Message": json.dumps(created)}, there),
+        ({"source": "aws.s3", "detail-type": "Object Created", "detail": bridged}, there),
+        ({"source": "aws.s3", "detail-type": "Object Deleted", "detail": bridged}, []),
+        (removed, []),
+        ({"Service": "Amazon S3", "Event": "s3:TestEvent"}, []),
+    ):
+        assert list(objects_of(event)) == expected
+
+
+def test_new_objects_are_told_by_the_events_of_the_bucket(endpoint, s3, tmp_path, monkeypatch):
+    """The bucket is listed at the start alone, and after a restart that does not know what was given."""
+    from test_watch import Watcher
+
+    from dataflare.sdk.stores.objects import ObjectPlace
+
+    boto3 = package("boto3")
+    clients = {name: boto3.client(name, endpoint_url=endpoint, region_name="us-east-1",
+               aws_access_key_id="x", aws_secret_access_key="y") for name in ("sqs", "s3")}  # fmt: skip
+    url = clients["sqs"].create_queue(QueueName="events")["QueueUrl"]
+    arn = "arn:aws:sqs:us-east-1:123456789012:events"
+    wanted = [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}]
+    clients["s3"].put_bucket_notification_configuration(
+        Bucket="lake", NotificationConfiguration={"QueueConfigurations": wanted}
+    )
+    listings: list[str] = []
+    listed = ObjectPlace.list
+    monkeypatch.setattr(
+        ObjectPlace, "list", lambda place, root: listings.append(root) or listed(place, root)
+    )
+    obstore.put(s3, "in/a.csv", b"n\n1\n")
+    events = {"queue": "events", "endpoint": endpoint, "region": "us-east-1"}
+    watcher = Watcher(tmp_path, path="s3://lake/in/*.csv", events=events)
+    assert watcher.look() == [1]
+    assert len(listings) >= 1
+    listings.clear()
+    for name, text in (("in/b c+.csv", b"n\n2\n"), ("in/x.txt", b"x"), ("out/d.csv", b"n\n9\n")):
+        obstore.put(s3, name, text)
+    assert watcher.look() == [2]
+    assert watcher.look() == []
+    obstore.put(s3, "in/c.csv", b"n\n3\n")
+    lost = watcher.find()
+    assert len(lost) == 1
+    assert listings == []
+    watcher.ids -= {split.id for split in lost}
+    assert watcher.look() == [3]
+    assert len(listings) == 1
+    obstore.put(s3, "in/d.csv", b"n\n4\n")
+    watcher.restart()
+    assert watcher.look() == [4]
+    clients["sqs"].send_message(QueueUrl=url, MessageBody="{}")
+    with pytest.raises(DataFlareError, match="not an event of S3") as caught:
+        watcher.look()
+    assert caught.value.code == "E0611"
+    clients["sqs"].delete_queue(QueueUrl=url)
+    watcher.restart()
+    with pytest.raises(DataFlareError, match="does not exist"):
+        watcher.look()
 
 
 def test_new_objects_are_found_while_it_is_read(s3, tmp_path):

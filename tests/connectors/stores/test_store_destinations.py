@@ -1,4 +1,4 @@
-"""Azure Blob and Google Cloud Storage: rows are there once wherever the process dies, nothing that
+"""Azure Blob, Google Cloud Storage and S3 of a real server: rows are there once wherever the process dies, nothing that
 was staged stays, and checkpoints lie there as they do in S3."""
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from dataflare.checkpoint.object_store import Bucket
 from dataflare.errors import CheckpointError, DataFlareError, RunError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.sdk.destination import Epoch
+
+pytestmark = pytest.mark.rotates(2)
 
 WORKFLOW = """\
 name: copies
@@ -41,10 +43,10 @@ destinations:
 """
 
 
-@pytest.fixture(scope="session", params=["az", "gs"])
+@pytest.fixture(scope="session", params=["az", "gs", "s3"])
 def server(request: pytest.FixtureRequest) -> Iterator[buckets.Buckets]:
     package("obstore")
-    yield from services.running({"az": "azure", "gs": "gcs"}[request.param])
+    yield from services.running({"az": "azure", "gs": "gcs", "s3": "s3proxy"}[request.param])
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def lake(server: buckets.Buckets, monkeypatch: pytest.MonkeyPatch) -> buckets.Bu
 
 @pytest.mark.parametrize("kind", ["append", "overwrite", "single"])
 def test_a_run_dies_between_two_steps_and_goes_on(lake, tmp_path: Path, kind):
-    die_at_each_step(lake.store, lake.scheme, kind, tmp_path)
+    die_at_each_step(lake.store, configs(lake.scheme)[kind], kind, tmp_path)
 
 
 def test_an_older_attempt_publishes_nothing_any_more(lake, tmp_path):

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
-from file_kit import read
-from optional_packages import package
+from file_kit import destination, read
 from polars.testing import assert_frame_equal
+from servers.ftp import ftp_server
 from servers.web import Answer, Asked, http_server
 
 from dataflare.errors import CheckpointError, ConfigError, DataFlareError, SystemError_
+from dataflare.model.types import Schema
 from dataflare.sdk.stores.options import FROM_ENVIRONMENT, StorageOptions
 from dataflare.sdk.stores.store import open_store
+from dataflare.testing import FaultProxy
 
 ROWS = pl.DataFrame({"id": range(40_000), "name": [f"row {n}" for n in range(40_000)]})
 
@@ -90,43 +90,59 @@ def test_a_password_in_a_url_is_refused(tmp_path):
         read("sftp://me:secret@example.test/a.csv", tmp_path)
 
 
-@pytest.fixture
-def sftp(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The URL of a real server of SFTP whose root is a folder, and the storage options for it."""
-    asyncssh = package("asyncssh")
-    root = tmp_path / "root"
-    root.mkdir()
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, daemon=True).start()
-
-    class Login(asyncssh.SSHServer):
-        def password_auth_supported(self) -> bool:
-            return True
-
-        def validate_password(self, username: str, password: str) -> bool:
-            return (username, password) == ("me", "right")
-
-    key = asyncssh.generate_private_key("ssh-ed25519")
-
-    async def serve():
-        return await asyncssh.listen(
-            "127.0.0.1",
-            0,
-            server_host_keys=[key],
-            server_factory=Login,
-            sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=str(root)),
+@pytest.mark.parametrize("plain", [False, True], ids=["mlsd", "nlst"])
+def test_an_ftp_server(tmp_path, plain):
+    with ftp_server(plain=plain) as server:
+        data = server.root / "data"
+        for day in (1, 2):
+            (data / f"day={day}").mkdir(parents=True)
+            ROWS.write_csv(data / f"day={day}/a b.csv")
+            ROWS.write_parquet(data / f"day={day}/a.parquet")
+        for pattern in ("data/*/a b.csv", "data/*/a.parquet", "data/day=1/a b.csv"):
+            found = read({"path": f"{server.url}/{pattern}", "storage": server.storage}, tmp_path)
+            assert_frame_equal(found.frame, read(f"{server.root}/{pattern}", tmp_path).frame)
+        store, path = open_store(
+            f"{server.url}/data/day=1/a b.csv", StorageOptions(**server.storage)
         )
+        info = store.look(path)
+        assert store.read(info, 0, 7) == b"id,name"
+        assert store.read(info, 10, info.size) == (data / "day=1/a b.csv").read_bytes()[10:]
+        assert store.look("data") is None
+        assert trouble(server.storage, f"{server.url}/none.csv", tmp_path).code == "E0601"
+        wrong = trouble({**server.storage, "password": "wrong"}, f"{server.url}/a.csv", tmp_path)
+        assert (wrong.code, "wrong" in wrong.message) == ("E0602", False)
+        (data / "day=1/a b.csv").write_text("id,name\n1,a\n")
+        with pytest.raises(CheckpointError, match="another program replaced it"):
+            store.read(info, 7, 20)
+        (data / "day=1/a b.csv").unlink()
+        with pytest.raises(CheckpointError, match="it is gone"):
+            store.read(info, 7, 20)
+        port = server.port
+    away = trouble({}, f"ftp://127.0.0.1:{port}/a.csv", tmp_path)
+    assert away.code == "E0607"
 
-    server = asyncio.run_coroutine_threadsafe(serve(), loop).result(20)
-    port = server.sockets[0].getsockname()[1]
-    hosts = tmp_path / "known_hosts"
-    hosts.write_text(f"[127.0.0.1]:{port} {key.export_public_key().decode()}")
-    yield f"sftp://127.0.0.1:{port}", {"user": "me", "password": "right", "known_hosts": str(hosts)}
-    loop.call_soon_threadsafe(server.close)
+
+def test_a_web_server_is_not_written_to(tmp_path):
+    made = destination({"path": "https://127.0.0.1/out.csv"}, tmp_path)
+    with pytest.raises(ConfigError, match="can only be read") as caught:
+        asyncio.run(made.validate(Schema.of({"n": "int64"})))
+    assert caught.value.code == "E0406"
+
+
+def test_ranges_of_ftp_over_connections_that_break(tmp_path):
+    with ftp_server() as server, FaultProxy("127.0.0.1", server.port) as proxy:
+        (server.root / "a.csv").write_text("n\n1\n2\n")
+        store, path = open_store(
+            f"ftp://127.0.0.1:{proxy.port}/a.csv", StorageOptions(**server.storage)
+        )
+        info = store.look(path)
+        assert store.read(info, 0, 3) == b"n\n1"
+        assert proxy.reset()
+        assert store.read(info, 2, 5) == b"1\n2"
 
 
 def test_an_sftp_server(sftp, tmp_path):
-    url, storage = sftp
+    url, storage = sftp.url, sftp.storage
     data = tmp_path / "root/data"
     for day in (1, 2):
         (data / f"day={day}").mkdir(parents=True)
@@ -150,7 +166,7 @@ def trouble(storage: dict[str, str], url: str, base: Path) -> DataFlareError:
 
 
 def test_each_trouble_of_sftp_has_its_error(sftp, tmp_path):
-    url, storage = sftp
+    url, storage = sftp.url, sftp.storage
     assert trouble(storage, f"{url}/none.csv", tmp_path).code == "E0601"
     wrong = trouble({**storage, "password": "wrong"}, f"{url}/none.csv", tmp_path)
     assert (wrong.code, wrong.message.startswith("permission denied")) == ("E0602", True)

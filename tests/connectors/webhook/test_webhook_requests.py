@@ -354,3 +354,20 @@ def test_columns_are_found_in_what_the_log_has(tmp_path: Path) -> None:
 def test_wrong_options_are_named_without_secrets(config: dict[str, Any], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         WebhookSource.Config.model_validate({"listen": f":{free_port()}", **config})
+
+
+def test_attributes_of_an_event_are_in_headers_of_any_case_and_decoded(tmp_path: Path) -> None:
+    """Go sends Ce-Specversion; the HTTP binding encodes what is not ASCII."""
+    source = described(tmp_path, Schema.of({"n": "int64"}), format="cloudevents")
+    headers = {"Ce-Specversion": "1.0", "CE-ID": "a%20b", "ce-source": "/caf%C3%A9", "Ce-Type": "t",
+               "Ce-Subject": "100%"}  # fmt: skip
+
+    async def ask() -> list[dict[str, Any]]:
+        async with taking(source) as (reader, client):
+            answer = await client.post("/", content=b'{"n": 7}', headers=headers)
+            assert answer.status_code == 202
+            return await rows_of(reader)
+
+    (row,) = asyncio.run(ask())
+    assert (row["n"], row["ce_id"], row["ce_source"], row["ce_type"]) == (7, "a b", "/café", "t")
+    assert row["ce_subject"] == "100%"

@@ -18,6 +18,7 @@ from dataflare.formats.messages.contract import Decoded, Decoder, Encoder
 from dataflare.formats.messages.envelope import HEADERS, Envelope
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import BINARY, Field, Schema
+from dataflare.sdk.brokers.reader import Message, frame_of
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.messages.build import decoder, encoder, needs_sample
 from dataflare.sdk.messages.config import MessageOptions, SourceMessageOptions
@@ -309,3 +310,43 @@ def test_a_field_named_like_an_attribute_is_refused():
 
 def test_a_message_without_value_and_headers_is_no_event():
     assert event_of(None, None, "auto") is None
+
+
+def test_messages_of_a_system_without_headers_are_structured():
+    """Such as standard input, sockets, Kinesis and entries of Redis."""
+    told = Schema.of({"id": "string"})
+    given = [Message(structured(data={"order": 1, "price": "2"}), {"id": "a"}, "here", 1)]
+    envelope = Envelope(decoder_of(), step="events")
+    decoded = envelope.decode(frame_of(given, told, tuple(envelope.reads)))
+    assert decoded.rows["order"].to_list() == [1]
+    assert not decoded.bad.height
+    with_log = envelope.decode(pl.DataFrame({"value": [given[0].value]}))
+    assert with_log.rows.equals(decoded.rows)
+
+
+@pytest.mark.parametrize("mode", ["auto", "structured"])
+def test_a_bad_event_of_the_sample_adds_no_columns(mode: str):
+    """An event that lacks its source: its other attributes are not columns of the data."""
+    bad = b'{"specversion": "1.0", "id": "8", "type": "t", "data": {"order": 1}}'
+    sample = [bad, structured(data={"order": 1})]
+    made = decoder_of(None, sample, cloudevents={"mode": mode})
+    assert (
+        made.schema.names == decoder_of(None, sample[1:], cloudevents={"mode": mode}).schema.names
+    )
+    assert made.schema.names[-1] == "order"
+
+
+def test_the_data_of_binary_events_is_the_sample():
+    sample = [b'{"specversion": "1.0", "order": 1}']
+    made = decoder_of(None, sample, cloudevents={"mode": "binary"})
+    assert made.schema.names[-2:] == ("specversion", "order")
+
+
+def test_without_headers_a_value_that_is_no_event_adds_no_columns():
+    given = SourceMessageOptions.model_validate({"format": "cloudevents"})
+    sample = pl.Series([b'{"id": "8", "amount": 1}', structured(data={"order": 1})])
+    made = decoder(given, CONTEXT, topic="lines", sample=sample, has_headers=False)
+    assert "amount" not in made.schema.names
+    assert made.schema.names[-1] == "order"
+    with_headers = decoder(given, CONTEXT, topic="lines", sample=sample)
+    assert "amount" in with_headers.schema.names

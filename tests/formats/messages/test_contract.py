@@ -104,7 +104,7 @@ def test_json_gives_what_a_plain_reader_gives(batch: list[bytes]):
         rows = decoded.rows.filter(decoded.message == at).to_dicts()
         try:
             plain = json.loads(
-                value.decode(), object_pairs_hook=lambda pairs: dict(reversed(pairs))
+                value.decode("utf-8-sig"), object_pairs_hook=lambda pairs: dict(reversed(pairs))
             )
         except ValueError:
             assert rows == []
@@ -249,3 +249,8 @@ def test_a_field_with_the_name_of_a_column_of_metadata_is_refused():
     decoder = JsonDecoder([TextColumn("_offset", INT64)])
     with pytest.raises(ConfigError, match="'_offset'"):
         _ = Envelope(decoder, METADATA).schema
+
+
+def test_a_list_is_told_of_messages_and_not_of_files() -> None:
+    (error,) = DECODERS["json"].decode(series([b'[{"a": 1}]'])).bad["error"]
+    assert error == "not a JSON object but a list; a message is one object"

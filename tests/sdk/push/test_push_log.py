@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from dataflare.errors import SystemError_
 from dataflare.sdk.push import blocks
+from dataflare.sdk.push import log as log_module
 from dataflare.sdk.push.blocks import Place, messages_of, segments_in
 from dataflare.sdk.push.log import LogFull, PushLog, first_messages, trim
 from dataflare.testing import RecordedDisk
@@ -172,6 +173,60 @@ def test_an_older_segment_that_is_damaged_is_an_error_when_it_is_read(folder: Pa
     log.close()
 
 
+def _cut(num_bytes: int) -> Callable[[Path], None]:
+    return lambda path: os.truncate(path, path.stat().st_size - num_bytes)
+
+
+def _flipped(at: int) -> Callable[[Path], None]:
+    def flip(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[at] ^= 1
+        path.write_bytes(data)
+
+    return flip
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [Path.unlink, lambda path: os.truncate(path, 0), _cut(1), _cut(200), _flipped(-3), _flipped(5)],
+    ids=["deleted", "emptied", "a byte", "a block and more", "flipped", "flipped at its start"],
+)
+def test_a_newest_segment_that_is_damaged_is_an_error(
+    folder: Path, damage: Callable[[Path], None]
+) -> None:
+    """Also its last block, which a write that was cut would leave in the same way if it had not been acknowledged."""
+    log = opened(folder)
+    for n in range(12):
+        log.append(numbered(n * 5, n * 5 + 5))
+    log.close()
+    assert len(segments_in(folder)) > 1
+    damage(blocks.segment_path(folder, segments_in(folder)[-1]))
+    with pytest.raises(SystemError_, match=r"is damaged at byte|is missing") as caught:
+        opened(folder)
+    assert caught.value.code == "E0613"
+
+
+def test_the_end_of_a_log_without_its_mark_is_an_error_unless_an_older_version_wrote_it(
+    folder: Path,
+) -> None:
+    log = opened(folder)
+    log.append(numbered(0, 5))
+    log.close()
+    (folder / "end").unlink()
+    with pytest.raises(SystemError_, match="tells its end"):
+        opened(folder)
+    (folder / "end").unlink()
+    about = (folder / "log.json").read_text()
+    (folder / "log.json").write_text(about.replace('"format":2', '"format":1'))
+    log = opened(folder)
+    assert contents(log) == numbered(0, 5)
+    log.close()
+    assert (folder / "log.json").read_text() == about
+    os.truncate(blocks.segment_path(folder, 0), 40)
+    with pytest.raises(SystemError_, match="is damaged at byte"):
+        opened(folder)
+
+
 def test_messages_without_their_log_are_an_error(folder: Path) -> None:
     opened(folder).close()
     (folder / "log.json").unlink()
@@ -208,6 +263,38 @@ def test_a_disk_without_room_takes_nothing_and_goes_on_later(
         assert caught.value.code == "E0603"
     log.append(numbered(3, 6))
     assert contents(log) == numbered(0, 6)
+
+
+@pytest.mark.parametrize("call", ["open", "sync_folder", "pwrite"])
+def test_a_disk_without_room_for_a_new_segment_takes_nothing_and_goes_on_later(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """What is appended next is smaller, and would have had room in the segment before."""
+    log = opened(folder)
+    end, one = 0, len(blocks.encoded(0, numbered(10, 11)))
+    while log.end.byte + 2 * one < BYTES_MAX // 8:
+        log.append(numbered(end, end + 1))
+        end += 1
+    before = log.end
+
+    def has_no_room(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(log_module if call == "sync_folder" else os, call, has_no_room)
+        for _ in range(2):
+            with pytest.raises(SystemError_, match="No space left") as caught:
+                log.append(numbered(end, end + 20))
+            assert caught.value.code == "E0603"
+    assert log.end == before
+    for count in (1, 20, 1, 1):
+        log.append(numbered(end, end + count))
+        end += count
+        assert contents(log) == numbered(0, end)
+    log.close()
+    log = opened(folder)
+    assert contents(log) == numbered(0, end)
+    log.close()
 
 
 def test_after_a_failed_sync_it_must_be_opened_again(

@@ -2,8 +2,8 @@
 
 Always true:
 - a chunk is sent only after its number is in the ledger, so after a crash one chunk at most is in doubt;
-- a chunk in doubt is sent again only while the server remembers its token; after that the run stops, and says
-  which rows are in doubt;
+- a chunk in doubt is sent again only while the server certainly remembers its token; after that the run stops, and
+  says which rows are in doubt;
 - the token has the checksum of the epoch's rows, so other rows are never dropped for the sake of a token.
 """
 
@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import polars as pl
 from msgspec.structs import replace
 
-from dataflare.connectors.clickhouse import made_tables, tables
+from dataflare.connectors.clickhouse import doubt, made_tables, tables
 from dataflare.connectors.clickhouse.config import ClickhouseDestinationConfig
 from dataflare.connectors.clickhouse.connection import Client, Server
 from dataflare.connectors.clickhouse.encode import arrow_stream
@@ -28,7 +29,7 @@ from dataflare.model.types import Schema
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, Owner
-from dataflare.sdk.sql import redo
+from dataflare.sdk.sql import redo, statements
 from dataflare.sdk.sql.fold import fold
 from dataflare.sdk.sql.marker import (
     MarkerRow,
@@ -60,6 +61,7 @@ class ClickhouseCommitter(Committer):
         self._rows = 0
         self._committed = 0
         self._tables: dict[Schema, Table] = {}
+        self._version: int | None = None
 
     # -- what is there -----------------------------------------------------------------------------
 
@@ -73,7 +75,7 @@ class ClickhouseCommitter(Committer):
 
     def _can_rewind(self, notes: Notes) -> bool:
         row = notes.markers.own
-        return self._target.mode == "upsert" or row is None or row.rows_total == 0
+        return self._target.mode in made_tables.KEYED or row is None or row.rows_total == 0
 
     async def owner(self) -> Owner | None:
         return await in_thread(self._asked, self._owner)
@@ -127,7 +129,7 @@ class ClickhouseCommitter(Committer):
         if rows_kept is None and target.mode == "overwrite" and row.epoch <= epoch:
             self._drop_staged(client)
         doing = notes.doing
-        if doing is not None and doing.epoch > epoch and target.mode != "upsert":
+        if doing is not None and doing.epoch > epoch and target.mode not in made_tables.KEYED:
             raise CheckpointError(
                 f"rows of checkpoint {doing.epoch} of step '{target.step}' may be in table '{target.table}', and "
                 f"the run continues from checkpoint {epoch}",
@@ -141,6 +143,14 @@ class ClickhouseCommitter(Committer):
                 moved = replace(moved, rows_total=rows_kept)
             kept = doing if doing is not None and doing.epoch == epoch else None
             self._ledger.write(client, notes, moved, kept)
+
+    async def begin(self, epoch: int) -> None:
+        await in_thread(self._run_statements, "before_sql", self._config.before_sql)
+
+    def _run_statements(self, option: str, given: Sequence[str]) -> None:
+        if given:
+            with statements.user_statement(self._context.step, option):
+                self._asked(lambda client: [client.run(each) for each in given])
 
     def _drop_staged(self, client: Client) -> None:
         place = tables.place_of(self._target.written, self._server.database)
@@ -169,6 +179,8 @@ class ClickhouseCommitter(Committer):
         # The last file stays until the next commit is durable too; after the final commit no file
         # is needed.
         redo.clear_before(self._context.redo, epoch.number + (1 if epoch.final else 0))
+        if epoch.final:
+            self._run_statements("after_sql", self._config.after_sql)
 
     def _insert_epoch(
         self, client: Client, epoch: Epoch, file: redo.RedoFile, rows_total: int, chunk_rows: int
@@ -202,52 +214,93 @@ class ClickhouseCommitter(Committer):
         chunk_rows: int,
     ) -> Notes:
         doing, first = notes.doing, 0
+        in_doubt = -1
         if doing is not None and doing.epoch == epoch.number:
             if doing.chunk == SWAP:
                 return notes
             self._check_doubt(client, doing, file)
-            first = doing.chunk if doing.what == file.checksum else 0
+            if doing.what == file.checksum:
+                first = in_doubt = doing.chunk
         for number, chunk in enumerate(chunks(redo.frames(self._context.redo, file), chunk_rows)):
             if number < first:
                 continue
-            if notes.doing != doing or doing is None or doing.epoch != epoch.number or not first:
-                notes = self._ledger.write(
-                    client, notes, row, Doing(epoch.number, number, file.checksum)
-                )
+            if number != in_doubt:  # the note of that one says when it was sent first
+                doing = self._begun(client, epoch.number, number, file.checksum)
+                notes = self._ledger.write(client, notes, row, doing)
             crash_point("clickhouse.commit.before_insert")
             self._insert(client, chunk, token_of(self._target, file.checksum, epoch.number, number))
             crash_point("clickhouse.commit.after_insert")
         return notes
 
+    def _begun(self, client: Client, epoch: int, chunk: int, checksum: str) -> Doing:
+        if self._target.mode in made_tables.KEYED:
+            return Doing(epoch, chunk, checksum)
+        table = next(iter(self._tables.values()), None) or self._written(client)
+        there = doubt.inserted(client, table)
+        return Doing(epoch, chunk, checksum, there.blocks, there.at_ms)
+
     def _check_doubt(self, client: Client, doing: Doing, file: redo.RedoFile) -> None:
         """Raise an error if the server would not know a chunk again that may be there."""
         target = self._target
-        if target.mode == "upsert":
+        if target.mode in made_tables.KEYED:
             return
-        table = tables.find_table(client, self._server.database, target.written)
-        window_s = made_tables.window_s(client, table) if table is not None else None
-        if doing.what == file.checksum and (window_s is None or doing.age_s < window_s):
-            return
+        why = "the redo file has other rows than those that the server was asked to insert"
+        if doing.what == file.checksum:
+            unknown = doubt.forgotten(client, self._written(client), doing)
+            if unknown is None:
+                return
+            why = unknown
         raise CheckpointError(
-            f"rows of checkpoint {doing.epoch} of step '{target.step}' may be in table '{target.table}' or not: "
-            f"the server was asked to insert them {doing.age_s:.0f} s ago, and does not know them again",
+            f"rows of checkpoint {doing.epoch} of step '{target.step}' may be in table '{target.table}' or not: {why}",
             code="E0705",
             step=target.step,
             notes=[f"they are in {self._context.redo / (file.name or '')}"],
             help="check the rows of the table, then run with --fresh",
         )
 
-    def _insert(self, client: Client, chunk: Any, token: str) -> None:
+    def _written(self, client: Client) -> Table | None:
+        return tables.find_table(client, self._server.database, self._target.written)
+
+    def _insert(self, client: Client, chunk: pl.DataFrame, token: str) -> None:
         target = self._target
-        types = types_of(chunk, target.schema)
-        schema = Schema.of(types)
+        if target.mode == "mirror":
+            self._insert_changes(client, chunk, token)
+            return
+        if target.mode == "upsert":
+            # Of equal versions the engine keeps the row that was inserted last.
+            folded = fold(chunk, target.key, deletes=False, sequence=target.sequence, equal="last")
+            chunk = folded.upserts
+        self._send(client, self._table(client, chunk), chunk, token)
+
+    def _insert_changes(self, client: Client, chunk: pl.DataFrame, token: str) -> None:
+        """Rows and deletes with a version above all that are there, so that they are the newest of their keys, also where
+        a chunk is sent again."""
+        changes = fold(chunk, self._target.key, deletes=True)
+        table = self._table(client, changes.upserts)
+        if self._version is None:
+            [[newest]] = client.rows(f"select max({made_tables.VERSION}) from {table.place}")
+            self._version = int(newest)
+        self._version += 1
+        parts = ((changes.upserts, 0), (changes.deletes.select(self._target.key), 1))
+        for rows, deleted in parts:
+            if rows.height:
+                version = pl.lit(self._version, pl.UInt64).alias(made_tables.VERSION)
+                mark = pl.lit(deleted, pl.UInt8).alias(made_tables.DELETED)
+                rows = rows.with_columns(version, mark)
+                self._send(client, table, rows, f"{token} {self._version} {deleted}")
+
+    def _table(self, client: Client, rows: pl.DataFrame) -> Table:
+        """The table, which takes rows with these columns."""
+        schema = Schema.of(types_of(rows, self._target.schema))
         table = self._tables.get(schema)
         if table is None:
-            table = made_tables.ensure(client, self._server, target, self._config, schema)
+            table = made_tables.ensure(client, self._server, self._target, self._config, schema)
             self._tables = {schema: table}
-        if target.mode == "upsert":
-            chunk = fold(chunk, target.key, deletes=False, sequence=target.sequence).upserts
-        body = arrow_stream(chunk, types, made_tables.kinds(table))
+        return table
+
+    def _send(self, client: Client, table: Table, rows: pl.DataFrame, token: str) -> None:
+        types = types_of(rows, self._target.schema)
+        body = arrow_stream(rows, types, made_tables.kinds(table))
         client.insert(table.place, ", ".join(map(escaped, types)), body, token)
 
     def _swap(self, client: Client, notes: Notes, row: MarkerRow, epoch: Epoch) -> Notes:

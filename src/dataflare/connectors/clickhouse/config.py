@@ -53,10 +53,10 @@ class ClickhouseSourceConfig(ServerReadOptions, ClickhouseConfig):
 
 class ClickhouseDestinationConfig(ClickhouseConfig):
     table: str = Field(min_length=1, description="the table to write: name, or database.name")
-    mode: Literal["append", "overwrite", "upsert"] = Field(
+    mode: Literal["append", "overwrite", "upsert", "mirror"] = Field(
         "append",
         description="append adds rows; overwrite swaps in the new rows at the end; upsert writes to a "
-        "ReplacingMergeTree, which keeps the last row of each key",
+        "ReplacingMergeTree, which keeps the last row of each key; mirror also marks the rows that a changelog deletes",
     )
     key: Names = Field(default_factory=list, description="the columns that identify a row")
     sequence: str | None = Field(
@@ -79,6 +79,16 @@ class ClickhouseDestinationConfig(ClickhouseConfig):
         True,
         description="create a missing table, and add columns that the rows have and the table has not",
     )
+    before_sql: Names = Field(
+        default_factory=list,
+        description="one or more statements that run one after another when a run begins, before any row is written; not when "
+        "a run is resumed, but again if it was killed before its first checkpoint, so they must be repeatable",
+    )
+    after_sql: Names = Field(
+        default_factory=list,
+        description="one or more statements that run one after another when the last rows of a run are there; they run again if "
+        "the run was killed before it was recorded as finished, so they must be repeatable",
+    )
     changelog: Literal["columns"] | None = Field(
         None, description="'columns' appends changes as rows, with their kind in the column _op"
     )
@@ -89,14 +99,15 @@ class ClickhouseDestinationConfig(ClickhouseConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.mode == "upsert" and not self.key:
-            raise ValueError("mode 'upsert' needs 'key': the columns that identify a row")
+        keyed = self.mode in ("upsert", "mirror")
+        if keyed and not self.key:
+            raise ValueError(f"mode '{self.mode}' needs 'key': the columns that identify a row")
         if self.sequence is not None and self.mode != "upsert":
             raise ValueError("'sequence' needs mode 'upsert'")
         if self.changelog is not None and self.mode != "append":
             raise ValueError("'changelog: columns' needs mode 'append'")
-        if self.order_by is not None and self.mode == "upsert":
-            raise ValueError("mode 'upsert' sorts a new table by 'key': leave 'order_by' out")
+        if self.order_by is not None and keyed:
+            raise ValueError(f"mode '{self.mode}' sorts a new table by 'key': leave 'order_by' out")
         if len(set(self.key)) != len(self.key):
             raise ValueError("'key' names a column twice")
         return self

@@ -13,7 +13,8 @@ from dataflare.connectors.clickhouse.connection import Server
 from dataflare.connectors.clickhouse.errors import clickhouse_errors
 from dataflare.connectors.clickhouse.source import server_facts
 from dataflare.connectors.clickhouse.writing import ClickhouseWriter
-from dataflare.model.types import STRING, Schema
+from dataflare.errors import ConfigError
+from dataflare.model.types import Schema
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import (
     Committable,
@@ -23,8 +24,9 @@ from dataflare.sdk.destination import (
     DestinationConnector,
     Writer,
 )
-from dataflare.sdk.sql.destination import check_columns
-from dataflare.sdk.sql.fold import OP_COLUMN
+from dataflare.sdk.sql import statements
+from dataflare.sdk.sql.destination import check_columns, refuse_empty_name
+from dataflare.sdk.sql.fold import schema_with_op
 from dataflare.sdk.sql.names import at_step
 from dataflare.sdk.sql.store import Target
 from dataflare.sdk.threads import in_thread
@@ -33,6 +35,7 @@ _REASONS = {
     "append": "the server drops an INSERT that it knows by its token",
     "overwrite": "rows are staged, and take the place of the table at the end of the run",
     "upsert": "of the rows with one key the table keeps the last; upsert ignores deletes",
+    "mirror": "of the rows with one key the table keeps the last, and hides it if it was deleted",
 }
 
 
@@ -59,10 +62,14 @@ config:
         return DestinationCapabilities(
             delivery=Delivery.IDEMPOTENT,
             reason=_REASONS[mode],
-            changelog=mode == "upsert" or self.config.changelog == "columns",
-            changelog_with="mode: upsert with a key, or changelog: columns",
+            changelog=mode in made_tables.KEYED or self.config.changelog == "columns",
+            changelog_with="mode: upsert or mirror with a key, or changelog: columns",
             bounded_only=mode == "overwrite",
+            at_commit=True,
         )
+
+    def effects(self) -> Sequence[str]:
+        return statements.effects(self.config.before_sql, self.config.after_sql)
 
     @property
     def adds_for_good(self) -> bool:
@@ -98,8 +105,12 @@ config:
 
     async def validate(self, schema: Schema) -> None:
         with at_step(self.context.step):
-            check_columns(self.config, self.context.step, schema)
+            self._check_columns(schema)
             await in_thread(self._look, self._target(schema))
+
+    def _check_columns(self, schema: Schema) -> None:
+        check_columns(self.config, self.context.step, schema)
+        refuse_empty_name(self.context.step, schema, "ClickHouse")
 
     def _look(self, target: Target) -> None:
         server = self._server
@@ -127,10 +138,10 @@ config:
         """What this step writes. context: None before a run."""
         config = self.config
         if config.changelog is not None:
-            schema = Schema.of([*((f.name, f.type) for f in schema), (OP_COLUMN, STRING)])
+            schema = schema_with_op(self.context.step, schema)
         target = Target(
             step=self.context.step, lineage="", attempt=0, table=config.table, mode=config.mode,
-            schema=schema, key=tuple(config.key) if config.mode == "upsert" else (),
+            schema=schema, key=tuple(config.key) if config.mode in made_tables.KEYED else (),
             names=tuple(config.key), sequence=config.sequence, op=config.changelog == "columns",
             create_table=config.create_table,
         )  # fmt: skip
@@ -141,12 +152,23 @@ config:
             token=context.token, workflow=context.workflow, sift=context.sift,
         )  # fmt: skip
 
+    def _refuse_full_mirror(self, context: DestinationContext) -> None:
+        if self.config.mode == "mirror" and context.complete:
+            raise ConfigError(
+                "mode mirror of ClickHouse deletes what a changelog deletes; this source gives all its rows each time, and "
+                "which ones are gone is not known",
+                code="E0404",
+                step=context.step,
+                help="write with mode: overwrite, or read the changes of the source",
+            )
+
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
-        check_columns(self.config, self.context.step, context.schema)
+        self._check_columns(context.schema)
+        self._refuse_full_mirror(context)
         target = self._target(context.schema, context)
         return ClickhouseWriter(self._server, target, self.config, context, restored)
 
     async def committer(self, context: DestinationContext) -> Committer:
-        check_columns(self.config, self.context.step, context.schema)
+        self._check_columns(context.schema)
         target = self._target(context.schema, context)
         return ClickhouseCommitter(self._server, target, self.config, context)

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from dataflare.connectors.clickhouse.addresses import IPV4, IPV6
 from dataflare.connectors.clickhouse.types import Kind
 from dataflare.errors import DataError
 from dataflare.model.batch import private
@@ -24,6 +25,7 @@ from dataflare.sdk.sql.refusals import Refusal
 
 _BITS = {"Int": True, "UInt": False}
 _UUID = r"(?i)^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+_PATTERNS = {"UUID": _UUID, "IPv4": IPV4, "IPv6": IPV6}
 _DATES = {"Date": (date(1970, 1, 1), date(2149, 6, 6)),
           "Date32": (date(1900, 1, 1), date(2299, 12, 31))}  # fmt: skip
 _ENUMS = ("Enum8", "Enum16", "Enum")
@@ -112,7 +114,9 @@ def _error(value: pl.Series, kind: Kind, table: str) -> DataError:
         message = (
             f"column '{value.name}' of table '{table}' is {shown}, and would change {text[:80]!r}"
         )
-    return DataError(message, code="E0511", help=HELP)
+    is_missing = value.null_count() and isinstance(value.dtype, pl.List)
+    help_ = f"no array of ClickHouse is NULL: map it to coalesce({value.name}, [])"
+    return DataError(message, code="E0511", help=help_ if is_missing else HELP)
 
 
 def _masks(value: pl.Expr, type_: DataType, kind: Kind) -> Iterator[pl.Expr]:
@@ -139,8 +143,8 @@ def _masks(value: pl.Expr, type_: DataType, kind: Kind) -> Iterator[pl.Expr]:
         case "FixedString":
             size = value.str.len_bytes() if type_.is_text else value.bin.size()
             yield size != into.numbers[0]
-        case "UUID":
-            yield ~value.str.contains(_UUID)
+        case "UUID" | "IPv4" | "IPv6":
+            yield ~value.str.contains(_PATTERNS[into.name])
         case "Enum8" | "Enum16" | "Enum":
             yield ~value.is_in(list(into.members))
         case "Date" | "Date32":

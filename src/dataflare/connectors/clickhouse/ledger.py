@@ -35,12 +35,32 @@ _NUMBERS = ("attempt", "epoch", "rows_total", "doing_epoch", "doing_chunk")
 
 class Doing(Struct, frozen=True):
     """An INSERT that was begun. epoch, chunk: which. what: the checksum of the epoch's rows, or the UUID of a
-    staging table. age_s: how long ago."""
+    staging table. blocks: how many blocks the table had been given before, None if that is not known. at_ms: the server's
+    time before it; None in a note of an older version. age_s: how long ago."""
 
     epoch: int
     chunk: int
     what: str
+    blocks: int | None = None
+    at_ms: int | None = None
     age_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """`what` and the rest, as a note has it."""
+        if self.at_ms is None:
+            return self.what
+        return f"{self.what} {'-' if self.blocks is None else self.blocks} {self.at_ms}"
+
+    @classmethod
+    def of(cls, epoch: int, chunk: int, text: str, noted_age_s: float, now_ms: int) -> Doing:
+        """noted_age_s: how long ago the note was written."""
+        what, *rest = text.split(" ")
+        if not rest:
+            return cls(epoch, chunk, what, age_s=noted_age_s)
+        blocks, at_ms = rest
+        known = None if blocks == "-" else int(blocks)
+        return cls(epoch, chunk, what, known, int(at_ms), (now_ms - int(at_ms)) / 1000)
 
 
 class Notes(Struct, frozen=True):
@@ -71,7 +91,7 @@ class Ledger:
             found = client.rows(
                 "select lineage, attempt, epoch, rows_total, manifest, token, doing_epoch, doing_chunk, "
                 "doing_what, version, dateDiff('millisecond', parseDateTime64BestEffort(committed_at, 3, 'UTC'), "
-                f"now64(3, 'UTC')) from {self._place} final where step = {literal(target.step)} and {same} "
+                f"now64(3, 'UTC')), toUnixTimestamp64Milli(now64(3)) from {self._place} final where step = {literal(target.step)} and {same} "
                 "order by committed_at desc"
             )
         except Refused as error:
@@ -82,7 +102,7 @@ class Ledger:
         own = next((row for row in found if row[0] == target.lineage), None)
         if own is None:
             return Notes(markers)
-        doing = Doing(own[6], own[7], own[8], own[10] / 1000) if own[6] else None
+        doing = Doing.of(own[6], own[7], own[8], own[10] / 1000, int(own[11])) if own[6] else None
         return Notes(markers, doing, int(own[9]))
 
     def write(self, client: Client, notes: Notes, row: MarkerRow, doing: Doing | None) -> Notes:
@@ -95,7 +115,7 @@ class Ledger:
             "committed_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "token": row.token, "workflow": target.workflow, "place": target.place,
             "doing_epoch": doing.epoch if doing else 0, "doing_chunk": doing.chunk if doing else 0,
-            "doing_what": doing.what if doing else "", "version": version,
+            "doing_what": doing.text if doing else "", "version": version,
         }  # fmt: skip
         types = dict.fromkeys(_TEXTS, STRING) | dict.fromkeys(_NUMBERS, INT64) | {"version": UINT64}
         kinds = {n: Kind("String") for n in _TEXTS} | {n: Kind("Int64") for n in _NUMBERS}

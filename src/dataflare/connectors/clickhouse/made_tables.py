@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dataflare.connectors.clickhouse import tables
+from dataflare.connectors.clickhouse import doubt, tables
 from dataflare.connectors.clickhouse.config import ClickhouseDestinationConfig
 from dataflare.connectors.clickhouse.connection import Client, Server
 from dataflare.connectors.clickhouse.encode import fits
@@ -19,7 +19,11 @@ from dataflare.sdk.sql.tables import view_error
 
 WINDOW = 10_000
 """Of how many INSERTs a new table remembers the tokens."""
-_WINDOW = "non_replicated_deduplication_window"
+VERSION, DELETED = "_version", "_deleted"
+"""The columns by which a mirror tells the newest row of a key, and whether it was deleted."""
+KEYED = ("upsert", "mirror")
+_WINDOW_MIN = 100
+"""A smaller number of INSERTs by others is soon made while a run is started again."""
 
 
 def look(
@@ -63,25 +67,29 @@ def _check_engine(target: Target, table: Table) -> None:
             step=target.step or None,
             help="write to a table of the MergeTree family",
         )
-    if target.mode == "upsert":
+    if target.mode in KEYED:
         _check_replacing(target, table, where)
-    elif target.mode == "append" and not table.replicated and not int(table.setting(_WINDOW) or 0):
+    elif target.mode == "append" and not table.replicated and _remembered(table) < _WINDOW_MIN:
         raise ConfigError(
-            f"table '{target.table}' does not remember what was inserted: after a failure, rows would be there "
-            "twice",
+            f"table '{target.table}' remembers {_remembered(table)} blocks that were inserted, and {_WINDOW_MIN} are "
+            "needed: after a failure, rows would be there twice",
             code="E0411",
             step=target.step or None,
-            help=f"run: ALTER TABLE {table.label} MODIFY SETTING {_WINDOW} = {WINDOW}",
+            help=f"run: ALTER TABLE {table.label} MODIFY SETTING {doubt.WINDOW} = {WINDOW}",
         )
+
+
+def _remembered(table: Table) -> int:
+    return int(table.setting(doubt.WINDOW) or 0)
 
 
 def _check_replacing(target: Target, table: Table, where: str) -> None:
     if table.family != "Replacing":
         raise ConfigError(
-            f"{where}, and mode 'upsert' needs a ReplacingMergeTree",
+            f"{where}, and mode '{target.mode}' needs a ReplacingMergeTree",
             code="E0411",
             step=target.step or None,
-            help="create it as ENGINE = ReplacingMergeTree ORDER BY the key, or let it be created",
+            help=f"create it as ENGINE = {_replacing(target)} ORDER BY the key, or let it be created",
         )
     sorted_by = [part.strip("` ") for part in table.sorting_key.split(",")]
     if set(sorted_by) != set(target.key):
@@ -92,7 +100,9 @@ def _check_replacing(target: Target, table: Table, where: str) -> None:
             step=target.step or None,
             help=f"set key: [{', '.join(sorted_by)}], or sort the table by the key",
         )
-    if table.version_column != target.sequence:
+    if target.mode == "mirror":
+        _check_mirrored(target, table)
+    elif table.version_column != target.sequence:
         has = table.version_column
         raise ConfigError(
             f"table '{target.table}' keeps the row with the greatest {has}, and 'sequence' is "
@@ -105,6 +115,32 @@ def _check_replacing(target: Target, table: Table, where: str) -> None:
             if has
             else "leave 'sequence' out, or create the table with it",
         )
+
+
+def _check_mirrored(target: Target, table: Table) -> None:
+    taken = [name for name in (VERSION, DELETED) if name in target.schema]
+    if taken:
+        raise ConfigError(
+            f"mode 'mirror' writes the column '{taken[0]}', and the rows have one already",
+            code="E0411",
+            step=target.step or None,
+            help=f"rename it with map: rename: {{{taken[0]}: ...}}",
+        )
+    if (table.version_column, table.deleted_column) != (VERSION, DELETED):
+        raise ConfigError(
+            f"table '{target.table}' has the engine {table.engine_full.split(' ORDER ')[0]}, and mode 'mirror' needs "
+            f"{_replacing(target)}: by these columns a row is deleted",
+            code="E0411",
+            step=target.step or None,
+            help=f"create it with that engine and the columns {VERSION} UInt64, {DELETED} UInt8, or let it be created",
+        )
+
+
+def _replacing(target: Target) -> str:
+    """The engine of a table whose rows have a key."""
+    if target.mode == "mirror":
+        return f"ReplacingMergeTree({VERSION}, {DELETED})"
+    return f"ReplacingMergeTree({escaped(target.sequence) if target.sequence else ''})"
 
 
 def kinds(table: Table) -> dict[str, Kind]:
@@ -202,7 +238,7 @@ def _create(
         if model is not None:
             client.run(f"create table if not exists {place} as {model.place}")
             if not model.replicated:
-                client.run(f"alter table {place} modify setting {_WINDOW} = {WINDOW}")
+                client.run(f"alter table {place} modify setting {doubt.WINDOW} = {WINDOW}")
             return
     client.run(creation(target, config, schema, place))
 
@@ -217,26 +253,16 @@ def creation(
         f"{escaped(f.name)} {declared(f.type, nullable=f.name not in plain)}" for f in schema
     ]
     engine = "MergeTree"
-    if target.mode == "upsert":
-        engine = f"ReplacingMergeTree({escaped(target.sequence) if target.sequence else ''})"
+    if target.mode in KEYED:
+        engine = _replacing(target)
+    if target.mode == "mirror":
+        columns += [f"{VERSION} UInt64", f"{DELETED} UInt8"]
     partition = f"partition by {config.partition_by} " if config.partition_by else ""
     order = f"({', '.join(map(escaped, sorted_by))})" if sorted_by else "tuple()"
     return (
         f"create table if not exists {place} ({', '.join(columns)}) engine = {engine} {partition}"
-        f"order by {order} settings {_WINDOW} = {WINDOW}"
+        f"order by {order} settings {doubt.WINDOW} = {WINDOW}"
     )
-
-
-def window_s(client: Client, table: Table) -> float | None:
-    """How long a replicated table remembers the tokens of INSERTs; None for one that counts them only."""
-    if not table.replicated:
-        return None
-    name = "replicated_deduplication_window_seconds"
-    own = table.setting(name)
-    if own is None:
-        rows = client.rows(f"select value from system.merge_tree_settings where name = '{name}'")
-        own = str(rows[0][0]) if rows else "3600"
-    return float(own)
 
 
 Kinds = Mapping[str, Kind]

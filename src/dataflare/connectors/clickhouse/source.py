@@ -13,18 +13,20 @@ from dataflare.connectors.clickhouse.incremental import IncrementalReader, check
 from dataflare.connectors.clickhouse.reader import KeyReader, Reading, StreamReader
 from dataflare.connectors.clickhouse.relation import Relation, find_relation
 from dataflare.connectors.clickhouse.shards import make_splits
+from dataflare.connectors.clickhouse.tables import tables_and_views
 from dataflare.model.progress import Split
+from dataflare.sdk.catalog import Entry
 from dataflare.sdk.source import Replay, SplitReader
 from dataflare.sdk.sql.config import Incremental
 from dataflare.sdk.sql.incremental import State
-from dataflare.sdk.sql.source import ServerTableSource
+from dataflare.sdk.sql.source import ServerTableSource, SupportsTables
 
 _COMPARED = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "String", "Date",
              "Date32", "DateTime", "DateTime64")  # fmt: skip
 _MERGING = ("Replacing", "Collapsing", "VersionedCollapsing", "Summing", "Aggregating")
 
 
-class ClickhouseSource(ServerTableSource[Relation]):
+class ClickhouseSource(ServerTableSource[Relation], SupportsTables[Relation]):
     """Rows of a table, view or query."""
 
     type = "clickhouse"
@@ -50,6 +52,9 @@ config:
 
     def errors(self, subject: str) -> AbstractContextManager[None]:
         return clickhouse_errors(self.server.label, subject)
+
+    def list_tables(self, db: Client) -> Sequence[Entry]:
+        return tables_and_views(db, self.server.database)
 
     def find_in(self, db: Client) -> Relation:
         return find_relation(db, self.server, self.config, self.contract)

@@ -10,6 +10,7 @@ from msgspec import Struct
 from dataflare.connectors.clickhouse.connection import Client, Server, literal
 from dataflare.connectors.clickhouse.types import escaped
 from dataflare.errors import SystemError_
+from dataflare.sdk.catalog import Entry
 from dataflare.sdk.sql.names import missing_table
 
 _ENGINE = re.compile(r"^(?:Replicated|Shared)?(\w*?)MergeTree$")
@@ -57,13 +58,21 @@ class Table(Struct, frozen=True):
     @property
     def version_column(self) -> str | None:
         """Of a ReplacingMergeTree, the column that tells the newest row."""
+        return next(iter(self._replaced_by), None)
+
+    @property
+    def deleted_column(self) -> str | None:
+        """Of a ReplacingMergeTree, the column that marks a row as deleted."""
+        return next(iter(self._replaced_by[1:]), None)
+
+    @property
+    def _replaced_by(self) -> list[str]:
         inside = re.match(r"^\w+\((.*?)\)(?:\s|$)", self.engine_full)
         if self.family != "Replacing" or inside is None:
-            return None
+            return []
         names = [each.strip() for each in inside[1].split(",")]
         # A replicated table may name its path and replica first.
-        names = [each for each in names if each and not each.startswith("'")]
-        return names[0].strip("`") if names else None
+        return [each.strip("`") for each in names if each and not each.startswith("'")]
 
 
 def split_name(name: str, database: str) -> tuple[str, str]:
@@ -104,6 +113,25 @@ def find_table(client: Client, database: str, name: str) -> Table | None:
         sorting_key=_without_brackets(sorting_key), rows=int(count), uuid=uuid, columns=columns,
         computed=frozenset(computed), constraints=" CONSTRAINT " in creation,
     )  # fmt: skip
+
+
+def tables_and_views(client: Client, database: str) -> list[Entry]:
+    """What the user may see of a database, without DataFlare's own tables and those of materialized views."""
+    rows = client.rows(
+        f"select name, engine, total_rows from system.tables where database = {literal(database)} "
+        "and not startsWith(name, '_dataflare_') and not startsWith(name, '.inner') and not is_temporary order by name"
+    )
+    return [
+        Entry(
+            name,
+            "view" if "View" in engine else "table",
+            {"table": name if "." not in name else f"{database}.{name}"},
+            None if count is None else int(count),
+            name,
+            database,
+        )
+        for name, engine, count in rows
+    ]
 
 
 def _without_brackets(text: str) -> str:

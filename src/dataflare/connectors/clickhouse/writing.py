@@ -17,7 +17,7 @@ from dataflare.connectors.clickhouse.connection import Client, Server
 from dataflare.connectors.clickhouse.encode import refused
 from dataflare.connectors.clickhouse.errors import clickhouse_errors
 from dataflare.errors import DataError
-from dataflare.formats.text_write import for_python
+from dataflare.formats.text_write import python_row
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import DataType, Schema
 from dataflare.sdk.context import DestinationContext
@@ -69,7 +69,7 @@ class ClickhouseWriter(Writer):
         if target.mode == "upsert":
             if KIND_COLUMN in frame.columns:
                 frame = frame.filter(~pl.col(KIND_COLUMN).is_in(_LEAVING)).drop(KIND_COLUMN)
-        else:
+        elif target.mode != "mirror":
             frame = rows_to_append(frame, op=target.op)
         if not frame.height:
             return
@@ -82,12 +82,19 @@ class ClickhouseWriter(Writer):
             self._redo.append(frame, num_bytes)
 
     def _refusals(self, frame: pl.DataFrame) -> list[Refusal]:
+        leaves = None
+        if KIND_COLUMN in frame.columns:
+            # Of a row that is deleted only the key is written.
+            leaves = frame[KIND_COLUMN].is_in(_LEAVING)
+            frame = frame.drop(KIND_COLUMN)
         types = types_of(frame, self._target.schema)
         schema = Schema.of(types)
         if self._kinds is None or self._kinds[0] != schema:
             self._kinds = schema, self._find_kinds(schema)
         found = {each.row: each for each in self._without_key(frame)}
         for each in refused(frame, types, self._kinds[1], self._target.table):
+            if leaves is not None and leaves[each.row]:
+                continue
             found.setdefault(each.row, each)
         return [found[row] for row in sorted(found)]
 
@@ -121,8 +128,9 @@ class ClickhouseWriter(Writer):
     def _left_out(self, frame: pl.DataFrame, refusals: Sequence[Refusal]) -> pl.DataFrame:
         """The other rows. Raises the first refusal where rows may not be left out."""
         for refusal in refusals:
-            row = for_python(frame[refusal.row]).row(0, named=True)
-            row.pop(OP_COLUMN, None)
+            row = python_row(frame, refusal.row)
+            for name in (OP_COLUMN, KIND_COLUMN):
+                row.pop(name, None)
             if not self._target.sift:
                 raise with_row(refusal.error, row, self._target.names)
             self._refused.append(RefusedRow(row, refusal.error.code, refusal.error.message))

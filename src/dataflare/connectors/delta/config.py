@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dataflare.model.units import Duration
+from dataflare.sdk.many_tables import ManyTables
 from dataflare.sdk.sql.config import Names, WriteOptions
 from dataflare.sdk.stores.options import FROM_ENVIRONMENT, StorageOptions
 
@@ -41,9 +42,13 @@ class DeltaWriteOptions(WriteOptions, DeltaPlace):
     )
 
 
-class DeltaReadOptions(DeltaPlace):
+class DeltaReadOptions(DeltaPlace, ManyTables):
     """Options of the source."""
 
+    path: str = Field(
+        min_length=1,
+        description="the table's folder, or its URL: s3://, az:// or gs://; with 'tables' the folder above the tables",
+    )
     columns: Names | None = Field(None, min_length=1, description="read only these, in this order")
     version: int | None = Field(None, ge=0, description="read this version of the table")
     timestamp: Any = Field(

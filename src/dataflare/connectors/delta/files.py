@@ -151,23 +151,24 @@ def remove_action(file: DataFile) -> RemoveAction:
 
 
 def files_of(actions: Any, partitions: Sequence[str], schema: Schema) -> list[DataFile]:
-    """The files of a version. actions: of deltalake, flat."""
+    """The files of a version. actions: of deltalake, not flat: there `min.a.b` may be of column 'a.b' and of field 'b' of
+    column 'a'."""
     frame = pl.DataFrame(actions).sort("path")
-    bounded = {
-        name: (f"min.{name}", f"max.{name}")
-        for name in schema.names
-        if {f"min.{name}", f"max.{name}"} <= set(frame.columns)
-        # Bounds of floats leave NaN out, and those of decimals and of times are rounded by some programs.
-        and schema[name].name in ("int8", "int16", "int32", "int64", "string", "date")
-    }
+    # Bounds of floats leave NaN out, and those of decimals and of times are rounded by some programs.
+    bounded = [
+        f.name
+        for f in schema
+        if f.type.name in ("int8", "int16", "int32", "int64", "string", "date")
+    ]
     files: list[DataFile] = []
     for row in frame.iter_rows(named=True):
-        values = {name: row.get(f"partition.{name}") for name in partitions}
+        values = {name: (row.get("partition") or {}).get(name) for name in partitions}
         texts = {name: partition_text(value) for name, value in values.items()}
+        lows, highs = row.get("min") or {}, row.get("max") or {}
         bounds = {
-            name: Bounds(row[low], row[high])
-            for name, (low, high) in bounded.items()
-            if row[low] is not None and row[high] is not None
+            name: Bounds(lows[name], highs[name])
+            for name in bounded
+            if lows.get(name) is not None and highs.get(name) is not None
         }
         files.append(
             DataFile(

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from dataflare.connectors.delta.catalog import tables_below
 from dataflare.connectors.delta.config import DeltaReadOptions
 from dataflare.connectors.delta.errors import delta_errors
 from dataflare.connectors.delta.files import Stored, partition_text
@@ -17,17 +18,19 @@ from dataflare.connectors.delta.table import DeltaVersion
 from dataflare.errors import ConfigError, RunError, SystemError_
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import Schema
+from dataflare.sdk.catalog import Entry, SupportsCatalog
 from dataflare.sdk.lakes.reading import ChangeFeed
 from dataflare.sdk.lakes.source import LakeSource
 from dataflare.sdk.lakes.table import DataFile, LakeTable
 from dataflare.sdk.places import Table
+from dataflare.sdk.threads import in_thread
 
 _GONE = "_change_type in ('delete', 'update_preimage')"
 _COME = "_change_type in ('insert', 'update_postimage')"
 _COLUMN_MAPPING = "delta.columnMapping.mode"
 
 
-class DeltaSource(LakeSource, ChangeFeed):
+class DeltaSource(LakeSource, ChangeFeed, SupportsCatalog):
     type = "delta"
     Config = DeltaReadOptions
     summary = "Reads a Delta Lake table, a version of it, its new rows or its change feed."
@@ -37,6 +40,7 @@ orders:
   config: {path: lake/orders}
 """
     config: DeltaReadOptions
+    choosing = ("path",)
 
     @property
     def address(self) -> DeltaAddress:
@@ -58,6 +62,9 @@ orders:
         table = self.version(None)
         assert isinstance(table, DeltaVersion)
         return {"table": table.label, "version": str(table.number)}
+
+    async def catalog(self) -> Sequence[Entry]:
+        return await in_thread(tables_below, self.config, self.context)
 
     def load(self, version: int | None) -> LakeTable:
         address = self.address

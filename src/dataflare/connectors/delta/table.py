@@ -27,9 +27,10 @@ from dataflare.connectors.delta.files import (
 )
 from dataflare.connectors.delta.place import DeltaAddress
 from dataflare.connectors.delta.types import field_json, read_type
-from dataflare.errors import CheckpointError, DataError, DataFlareError, SystemError_
+from dataflare.errors import CheckpointError, DataError, DataFlareError
 from dataflare.model.types import Schema
 from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.lakes.errors import refuse_table
 from dataflare.sdk.lakes.table import Change, Conflict, DataFile, FileWriter, LakeTable
 from dataflare.sdk.sql.names import HELP
 
@@ -89,7 +90,7 @@ class DeltaVersion(LakeTable):
     def files(self) -> Sequence[DataFile]:
         if self._files is None:
             with delta_errors(self.label, "reading"):
-                actions = self._delta.get_add_actions(flatten=True)
+                actions = self._delta.get_add_actions(flatten=False)
             self._files = files_of(actions, self.partitions, self._schema)
         return self._files
 
@@ -164,10 +165,10 @@ class DeltaVersion(LakeTable):
             return 0
         before: int = self._delta.transaction_version(_PREFIX + slot) or 0
         pointer = (((before >> 32) + 1) << 32) | secrets.randbits(32)
-        # Without a buffer of its own, the stream gets objects that deltalake does not take.
-        path = _marker_path(slot, pointer)
-        with self.filesystem.open_output_stream(path, buffer_size=4096) as opened:
-            opened.write(text.encode())
+        path, data = _marker_path(slot, pointer), text.encode()
+        # Without a buffer that holds all of it, the stream gets objects that deltalake does not take.
+        with self.filesystem.open_output_stream(path, buffer_size=len(data) + 1) as opened:
+            opened.write(data)
         return pointer
 
     # -- changes -----------------------------------------------------------------------------------
@@ -218,22 +219,17 @@ class DeltaVersion(LakeTable):
                     reasons.append(f"{name} of column '{field['name']}'")
             if "map" in json.dumps(field["type"]).split('"'):
                 reasons.append(f"the map column '{field['name']}'")
-        changes = mode != "append"
-        if changes and properties.get("delta.appendOnly") == "true":
-            reasons.append("delta.appendOnly")
+        of_mode: list[str] = []
+        if mode != "append" and properties.get("delta.appendOnly") == "true":
+            of_mode.append("delta.appendOnly")
         if mode in ("upsert", "mirror"):
             if properties.get("delta.enableChangeDataFeed") == "true":
-                reasons.append(
+                of_mode.append(
                     "delta.enableChangeDataFeed (rows that change would lack in the feed)"
                 )
             if self.has_deletion_vectors():
-                reasons.append("files with deletion vectors")
-        if reasons:
-            raise SystemError_(
-                f"{self.label} cannot be written with mode '{mode}': it has {', '.join(reasons)}",
-                code="E0604",
-                help="write to a table without it, or choose another mode",
-            )
+                of_mode.append("files with deletion vectors")
+        refuse_table(self.label, mode, reasons, of_mode)
 
     def has_deletion_vectors(self) -> bool:
         if "deletionVectors" not in (self._delta.protocol().reader_features or ()):

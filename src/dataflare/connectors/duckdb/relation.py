@@ -85,7 +85,7 @@ def find_relation(
         has_rowid_column = "rowid" in {name.casefold() for name in table.columns}
         rowid = not table.view and not has_rowid_column
         label = f"table '{config.table}'"
-        relation = Relation(label, table.place, columns, table.key, rowid)
+        relation = Relation(label, table.place, columns, table.key, rowid, primary=table.key)
     return relation.typed(contract, lambda c, type_: replace(c, type=type_, cast=True))
 
 

@@ -6,24 +6,28 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from dataflare.connectors.duckdb.checksums import DIGESTS, texts
 from dataflare.connectors.duckdb.connection import DuckConnection
 from dataflare.connectors.duckdb.errors import duckdb_errors
 from dataflare.connectors.duckdb.incremental import IncrementalReader, check_incremental
 from dataflare.connectors.duckdb.reader import Reading, RowidReader, StreamReader
-from dataflare.connectors.duckdb.relation import Relation, find_relation
+from dataflare.connectors.duckdb.relation import Column, Relation, find_relation
 from dataflare.connectors.duckdb.shards import cut
 from dataflare.connectors.duckdb.tables import tables_and_views
 from dataflare.model.progress import Split
 from dataflare.sdk.catalog import Entry
 from dataflare.sdk.source import Replay, SplitReader
+from dataflare.sdk.sql.checksums import SupportsChecksums
 from dataflare.sdk.sql.config import FileReadOptions, FileSharding, Incremental
 from dataflare.sdk.sql.incremental import State
-from dataflare.sdk.sql.names import holds_data, missing_file
+from dataflare.sdk.sql.names import holds_data, missing_file, quoted
 from dataflare.sdk.sql.relation import check_readable
 from dataflare.sdk.sql.source import FileTableSource, SupportsTables
 
 
-class DuckdbSource(FileTableSource[Relation], SupportsTables[Relation]):
+class DuckdbSource(
+    FileTableSource[Relation], SupportsTables[Relation], SupportsChecksums[Relation]
+):
     """Rows of a table, view or query."""
 
     type = "duckdb"
@@ -35,6 +39,7 @@ orders:
   config: {path: shop.duckdb, table: orders, incremental: {column: updated_at}}
 """
     dialect = "duckdb"
+    digests = DIGESTS
     rows_for_ranges = 1_000_000
 
     def connect(self) -> DuckConnection:
@@ -76,6 +81,19 @@ orders:
         sql = f"select max(rowid) from {relation.source}"
         ((high,),) = self.with_db(relation.label, lambda db: db.rows(sql))
         return None if high is None else (0, high)
+
+    def texts(self, column: Column) -> Mapping[str, str]:
+        return texts(column)
+
+    def identifier(self, name: str) -> str:
+        return quoted(name)
+
+    def asked(
+        self, db: DuckConnection, relation: Relation, sql: Callable[[str], str]
+    ) -> list[tuple[Any, ...]]:
+        reading = self.reading(relation)
+        reading.bind(db)
+        return db.rows(sql(reading.where()))
 
     def reading(self, relation: Relation) -> Reading:
         return Reading(**self.read_options(relation), path=self.path)

@@ -19,7 +19,7 @@ from dataflare.connectors.duckdb.limits import beyond, value_texts
 from dataflare.connectors.duckdb.rules import Rules, refused_value
 from dataflare.connectors.duckdb.types import declared, room_of, type_of_declaration
 from dataflare.errors import DataError
-from dataflare.formats.text_write import for_python
+from dataflare.formats.text_write import python_row
 from dataflare.model.types import DataType
 from dataflare.sdk.sql.growth import Room
 from dataflare.sdk.sql.names import holds_data, quoted
@@ -162,7 +162,7 @@ class DuckdbStore(SqlStore):
             row = frame.filter(mask.fill_null(False)).head(1)
             raise with_row(
                 refused_value(ready.target.table, name, value_texts(row, name)[0]),
-                for_python(row).row(0, named=True),
+                python_row(row),
                 ready.target.names,
             )
         target = ready.target
@@ -190,9 +190,7 @@ class DuckdbStore(SqlStore):
                             code="E0511",
                             help=f"convert it with map: cast: {{{name}: ...}}, or declare the column wider",
                         )
-                        raise with_row(
-                            error, for_python(frame[at]).row(0, named=True), target.names
-                        )
+                        raise with_row(error, python_row(frame, at), target.names)
         finally:
             self._db.db.unregister(_STAGE)
 

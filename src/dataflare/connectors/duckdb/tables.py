@@ -41,10 +41,12 @@ def tables_and_views(db: DuckConnection) -> list[Entry]:
     named = {name if schema == "main" else f"{schema}.{name}" for schema, name in views}
     sizes = db.rows("select schema_name, table_name, estimated_size from duckdb_tables()")
     rows = {name if schema == "main" else f"{schema}.{name}": int(n) for schema, name, n in sizes}
-    return [
-        Entry(name, "view" if name in named else "table", {"table": name}, rows.get(name))
-        for name in table_names(db)
-    ]
+    entries = []
+    for name in table_names(db):
+        schema, table = split_name(name)
+        kind = "view" if name in named else "table"
+        entries.append(Entry(name, kind, {"table": name}, rows.get(name), table, schema))
+    return entries
 
 
 def find_table(db: DuckConnection, name: str) -> Table | None:

@@ -26,6 +26,7 @@ from dataflare.connectors.elasticsearch.mirroring import (
 )
 from dataflare.connectors.elasticsearch.types import METADATA
 from dataflare.errors import DataError
+from dataflare.formats.text_write import python_rows
 from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
 from dataflare.model.types import Schema
 from dataflare.sdk.context import DestinationContext
@@ -89,6 +90,7 @@ search:
             changelog=keyed or config.changelog is not None,
             changelog_with="mode: upsert or mirror with an id_field, or changelog: columns",
             key=tuple(config.ids),
+            by_id=bool(config.ids),
         )
 
     def effects(self) -> Sequence[str]:
@@ -266,7 +268,7 @@ class DocumentWriter(Writer):
             if self._documents is None:
                 made = await in_thread(self._maker.make, self._slices[0])
                 await self._indexes.ensure(made.indexes)
-                self._refuse(made.refused, [row.pop(WHY) for row in made.refused.to_dicts()])
+                self._refuse(made.refused, made.refused[WHY].to_list())
                 self._documents = made
             await self._send(self._documents)
             self.rows_out += self._slices.popleft().height - self._refused_now
@@ -286,7 +288,7 @@ class DocumentWriter(Writer):
         """Keep rows that were refused, or raise the error of the first."""
         if not whys:
             return
-        found = rows.select(self._context.schema.names).to_dicts()
+        found = list(python_rows(rows.select(self._context.schema.names)))
         if not self._context.sift:
             raise self._refusal(found[0], whys[0])
         self._refused_now += len(whys)

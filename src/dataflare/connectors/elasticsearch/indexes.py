@@ -115,5 +115,23 @@ async def mappings(client: Client, name: str) -> dict[str, Any] | None:
         raise client.strange(f"tell the fields of '{name}'") from error
 
 
+async def listed(client: Client) -> list[tuple[str, str, int | None]]:
+    """The name and kind of each index and data stream, without those of the server itself, and about how many
+    documents an index has."""
+    doing = "list its indexes"
+    answer = await client.ask("GET", "/_resolve/index/*", doing=doing)
+    params = {"format": "json", "h": "index,docs.count"}
+    counted = await client.ask("GET", "/_cat/indices", params=params, fine=(403,), doing=doing)
+    try:
+        rows = {}
+        if counted.status != 403:
+            rows = {each["index"]: int(each["docs.count"] or 0) for each in counted.data}
+        parts = (("index", "indices"), ("data stream", "data_streams"))
+        names = [(each["name"], kind) for kind, part in parts for each in answer.data.get(part, ())]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise client.strange(doing) from error
+    return sorted((name, kind, rows.get(name)) for name, kind in names if not name.startswith("."))
+
+
 def path_of(name: str) -> str:
     return quote(name, safe="*,-_.")

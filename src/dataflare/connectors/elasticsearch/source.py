@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from msgspec.structs import replace
 
 from dataflare.connectors.elasticsearch.client import Client
-from dataflare.connectors.elasticsearch.indexes import mappings, path_of
+from dataflare.connectors.elasticsearch.indexes import listed, mappings, path_of
 from dataflare.connectors.elasticsearch.point_in_time import Points, Slice
 from dataflare.connectors.elasticsearch.reading import SliceReader, lines_of
 from dataflare.connectors.elasticsearch.source_config import ElasticsearchSourceConfig
@@ -24,6 +24,7 @@ from dataflare.formats.ndjson_watch import with_learned
 from dataflare.formats.text_types import TextColumn, with_contract
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import INT64, STRING, TIMESTAMP_UTC, Schema
+from dataflare.sdk.catalog import Entry, SupportsCatalog
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.json_pages import Cursor, carried
 from dataflare.sdk.source import (
@@ -41,7 +42,7 @@ _SAMPLE = 1_000
 _METADATA_TYPES = {"_version": INT64, "_seq_no": INT64}
 
 
-class ElasticsearchSource(SourceConnector, SupportsProjection, SupportsCommits):
+class ElasticsearchSource(SourceConnector, SupportsProjection, SupportsCommits, SupportsCatalog):
     """Documents of one or more indexes."""
 
     type = "elasticsearch"
@@ -58,6 +59,8 @@ logs:
     query: {term: {level: error}}
     incremental: {column: ts, lag: 1m}
 """
+
+    unchosen: ClassVar[Mapping[str, Any]] = {"index": "-"}
 
     def __init__(self, config: ElasticsearchSourceConfig, context: ConnectorContext) -> None:
         super().__init__(config, context)
@@ -80,6 +83,14 @@ logs:
 
     def _client(self) -> Client:
         return Client(self.config, self.context, self.system)
+
+    async def catalog(self) -> Sequence[Entry]:
+        client = self._client()
+        try:
+            found = await listed(client)
+        finally:
+            await client.aclose()
+        return [Entry(name, kind, {"index": name}, rows) for name, kind, rows in found]
 
     async def schema(self) -> Schema:
         columns = {column.name: column.type for column in await self._all_columns()}

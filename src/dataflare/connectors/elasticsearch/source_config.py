@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from dataflare.connectors.elasticsearch.config import ElasticsearchConfig, Names
 from dataflare.model.units import Duration
+from dataflare.sdk.many_tables import ManyTables
 from dataflare.sdk.sql.config import Incremental
 
 Metadata = Literal["id", "index", "routing", "version", "seq_no"]
 _EXPRESSION = re.compile(r"-?[^A-Z\\/?\"<>| ,#]+")
 
 
-class ElasticsearchSourceConfig(ElasticsearchConfig):
+class ElasticsearchSourceConfig(ElasticsearchConfig, ManyTables):
+    chosen_by: ClassVar[str] = "index"
     index: Names = Field(
         min_length=1,
         description="the indexes, aliases, data streams or patterns to read: logs-*, or a list",

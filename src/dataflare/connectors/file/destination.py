@@ -9,6 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import polars as pl
+from msgspec.structs import replace
+
 from dataflare.checkpoint.files import make_folder
 from dataflare.connectors.file.destination_config import FileDestinationConfig, Target, target_of
 from dataflare.connectors.file.errors import file_errors
@@ -38,6 +41,8 @@ from dataflare.connectors.file.stored_marker import StoredMarker
 from dataflare.connectors.file.stored_single import StoredFileCommitter, StoredFileWriter
 from dataflare.errors import ConfigError, SystemError_, did_you_mean
 from dataflare.formats.arrow_write import ArrowEncoder
+from dataflare.formats.messages.connect_write import check_columns
+from dataflare.formats.messages.debezium_encode import Envelopes, paired
 from dataflare.formats.parquet_write import ParquetEncoder
 from dataflare.formats.text_write import CsvText, JsonText, NdjsonText, TextFormat
 from dataflare.model.types import Schema
@@ -52,6 +57,7 @@ from dataflare.sdk.destination import (
     Writer,
 )
 from dataflare.sdk.destination import Target as Place
+from dataflare.sdk.sql.fold import rows_to_append, schema_with_op
 from dataflare.sdk.stores.local_copy import spool_folder
 from dataflare.sdk.stores.options import FROM_ENVIRONMENT
 from dataflare.sdk.stores.uploads import Uploads, open_uploads
@@ -59,6 +65,9 @@ from dataflare.sdk.threads import in_thread
 
 _STORED_PART_BYTES = 256 << 20
 """A part that goes to a store grows on a disk of this machine first, up to about this size."""
+_CHANGELOG_WITH = (
+    "changelog: columns, or write to a table of a database with mode: upsert or mirror"
+)
 _TEXT_ROWS = 128_000
 """Text is encoded in pieces of this many rows; half of that takes 10 % more processor time."""
 
@@ -96,6 +105,9 @@ archive:
             one_schema=not target.is_folder,
             all_rows=target.mode == "mirror",
             local=target.url is None,
+            changelog=self.config.changelog is not None,
+            truncates=self.config.changelog is not None,
+            changelog_with="" if target.mode == "mirror" else _CHANGELOG_WITH,
         )
 
     @property
@@ -125,7 +137,30 @@ archive:
         return Place(place, sample=os.path.join(place, *inside, f"part-0{target.extension}"))
 
     async def validate(self, schema: Schema) -> None:
-        await in_thread(self._validate, schema)
+        await in_thread(self._validate, self._written(schema))
+
+    def _written(self, schema: Schema) -> Schema:
+        """The columns in the files."""
+        match self.config.changelog:
+            case "columns":
+                return schema_with_op(self.context.step, schema)
+            case "debezium":
+                return self._envelopes(schema).schema
+        return schema
+
+    def _envelopes(self, schema: Schema) -> Envelopes:
+        check_columns(schema, self.context.step)
+        step, of = self.context.step, self.context.table
+        return Envelopes(schema, step, *((step, "") if of is None else (of.table, of.schema)))
+
+    def _as_written(self, schema: Schema) -> Callable[[pl.DataFrame], pl.DataFrame] | None:
+        match self.config.changelog:
+            case "columns":
+                return partial(rows_to_append, op=True)
+            case "debezium":
+                envelopes = self._envelopes(schema)
+                return lambda frame: envelopes.frame(paired(frame, envelopes.row, []))
+        return None
 
     def _validate(self, schema: Schema) -> None:
         target = self.target
@@ -189,7 +224,10 @@ archive:
             )
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+        as_written = self._as_written(context.schema)
+        context = replace(context, schema=self._written(context.schema))
         writer = await in_thread(self._open, context, restored)
+        writer.as_written = as_written
         if self.target.is_text:
             is_csv = self.target.format == "csv"
             writer.float_losses = ("nan", "infinite inside" if is_csv else "infinite")
@@ -200,7 +238,9 @@ archive:
         storage = self.config.storage or FROM_ENVIRONMENT
         return open_uploads(self.target.url, storage, self.context.step)
 
-    def _open(self, context: DestinationContext, restored: Committable | None) -> Writer:
+    def _open(
+        self, context: DestinationContext, restored: Committable | None
+    ) -> FolderWriter | SingleFileWriter:
         target = self.target
         bytes_max = self.context.buffer_bytes_max
         rows_max = _TEXT_ROWS if target.is_text else self.config.row_group_rows
@@ -343,7 +383,7 @@ archive:
         if committables and not target.is_folder:
             staged = committables[0].data.get("layout")
             place = target.path if target.url is None else target.url
-            self._layout(schema).refuse_other(staged, place, self.context.step)
+            self._layout(self._written(schema)).refuse_other(staged, place, self.context.step)
 
     async def committer(self, context: DestinationContext) -> Committer:
         if self.target.url is not None:

@@ -45,7 +45,7 @@ class FileDestinationConfig(BaseModel):
     path: str = Field(
         min_length=1,
         description="A name with an extension is one file; otherwise it is a folder of parts. A path of this "
-        "machine, or a URL (s3://bucket/orders/, az://container/orders/, gs://bucket/orders/).",
+        "machine, or a URL (s3://bucket/orders/, az://container/orders/, gs://bucket/orders/, sftp://host/orders/, ftp://host/orders/).",
     )
     format: Literal["auto", "csv", "ndjson", "json", "parquet", "arrow"] = Field(
         "auto",
@@ -61,6 +61,12 @@ class FileDestinationConfig(BaseModel):
         description="append, overwrite or mirror; the default is overwrite for one file and "
         "append for a folder. mirror is for one file: it is overwritten, keys must be unique, "
         "and delete_max limits how many rows may disappear.",
+    )
+    changelog: Literal["columns", "debezium"] | None = Field(
+        None,
+        description="columns: write changes as rows, with their kind (insert, update_before, update_after, delete) in "
+        "the column _op; debezium: each change as Debezium writes it, with the row before and after (not in CSV). Not with mode "
+        "mirror.",
     )
     key: Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = (
         Field(
@@ -135,6 +141,11 @@ def target_of(config: FileDestinationConfig, context: ConnectorContext) -> Targe
     def refuse(message: str, help_: str | None = None) -> ConfigError:
         return ConfigError(message, code="E0406", step=context.step, help=help_)
 
+    if config.changelog is not None and config.mode == "mirror":
+        raise refuse(
+            f"'changelog: {config.changelog}' writes each change as a row, and mode 'mirror' has one row for each key",
+            "use mode append or overwrite, or leave 'changelog' out",
+        )
     if config.mode == "upsert":
         raise refuse(
             "mode 'upsert' is not for files, which cannot be updated by key",
@@ -180,6 +191,12 @@ def target_of(config: FileDestinationConfig, context: ConnectorContext) -> Targe
                 "take the extension off the path to append parts to a folder"
                 + (", or write ndjson" if format_ == "json" else ""),
             )
+    if config.changelog == "debezium" and (format_ == "csv" or config.partition_by):
+        what = "'partition_by'" if config.partition_by else "format csv"
+        raise refuse(
+            f"'changelog: debezium' writes each change as an object with the row inside, so it takes no {what}",
+            "write ndjson, json, parquet or arrow, without 'partition_by'; or use changelog: columns",
+        )
     packed = _compression(config, path, format_, refuse)
     return Target(path, is_folder, format_, packed, mode, url)
 

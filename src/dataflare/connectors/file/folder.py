@@ -55,6 +55,10 @@ class FolderWriter(Writer):
 
     takes_at_once = True
 
+    as_written: Callable[[pl.DataFrame], pl.DataFrame] | None = None
+    """Makes the rows that are written of changes."""
+    """Whether the files have the kinds of rows, in a column."""
+
     def __init__(
         self,
         folder: PartsFolder,
@@ -83,7 +87,8 @@ class FolderWriter(Writer):
         self._buffer = EncodeBuffer(self._encode, self._append, rows_max, bytes_max)
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
-        await self._buffer.add(batch.frame, batch.num_bytes)
+        frame = batch.frame if self.as_written is None else self.as_written(batch.frame)
+        await self._buffer.add(frame, batch.num_bytes)
         return WriteStats(batch.num_rows, batch.num_bytes)
 
     def _encode(self, frame: pl.DataFrame) -> list[tuple[str, Any, int]]:

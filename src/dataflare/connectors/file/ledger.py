@@ -227,7 +227,8 @@ def _rewritten(file: FoundFile, why: str, step: str) -> RunError:
         help="put new rows in a new file; or set changed: read_again to read the whole file once more, "
         "changed: ignore to pass it over, or new_only: false to read all files in each run; --fresh "
         "forgets what was read. If you fixed rows that had become dead letters, `dataflare dlq replay` "
-        "brings these in; then set changed: ignore",
+        "brings these in; then set changed: ignore. Where it says that a step needs all of its rows at once, "
+        "use --fresh",
     )
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dataflare.connectors.file.errors import file_errors, missing
+from dataflare.connectors.file.lake_tables import LakeTable, LocalTables, refuse_tables
 from dataflare.connectors.file.names import (
     UNPUBLISHED,
     FoundFile,
@@ -31,20 +32,22 @@ def list_files(
     context: ConnectorContext,
     format_: str,
     storage: StorageOptions | None = None,
+    only: Mapping[str, Collection[str]] | None = None,
 ) -> list[FoundFile]:
     """All files of the patterns without duplicates, in the order of the patterns, sorted within
-    each."""
+    each. only: by store, the paths that are checked; None: all that are there."""
     files: dict[AnyFile, FoundFile] = {}
+    tables = LocalTables()
     for pattern in patterns:
         if has_scheme(pattern):
             from dataflare.connectors.file.remote_listing import list_remote
 
-            for file in list_remote(pattern, storage or FROM_ENVIRONMENT, context, format_):
+            for file in list_remote(pattern, storage or FROM_ENVIRONMENT, context, format_, only):
                 files.setdefault(file.path, file)
             continue
         for path, root in _expand(pattern, context, format_):
             if path not in files:
-                files[path] = _look(path, root, context)
+                files[path] = _look(path, root, context, tables)
     return list(files.values())
 
 
@@ -73,14 +76,23 @@ def _root_of(path: Path) -> Path:
     return path
 
 
-def _look(path: Path, root: Path | None, context: ConnectorContext) -> FoundFile:
+def _look(
+    path: Path, root: Path | None, context: ConnectorContext, tables: LocalTables
+) -> FoundFile:
     context.policy.check_path(path, context.step)
     with file_errors(path):
         status = path.stat()
+    id_ = _id_of(path, context)
+    if root is None:
+        return FoundFile(path, id_, status.st_size, status.st_mtime_ns)
+    folders, above = path.parent.relative_to(root).parts, tables.above(path, root)
+    table = None if above is None else LakeTable(above[0], _id_of(above[1], context))
+    return FoundFile(path, id_, status.st_size, status.st_mtime_ns, folders, table=table)
+
+
+def _id_of(path: Path, context: ConnectorContext) -> str:
     base = context.base.absolute()
-    id_ = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
-    folders = path.parent.relative_to(root).parts if root is not None else ()
-    return FoundFile(path, id_, status.st_size, status.st_mtime_ns, folders)
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
 
 
 def _expand(
@@ -148,7 +160,8 @@ def _raise(error: OSError) -> None:
 
 def one_format(files: Sequence[FoundFile], format_: str) -> str:
     """The format of all the files. Raises ConfigError (E0403) if the names have no known extension
-    or several."""
+    or several, or one that is part of a table of a lake."""
+    refuse_tables(files)
     if format_ != "auto":
         return format_
     kinds = {format_of(file.path) for file in files}

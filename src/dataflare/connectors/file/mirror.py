@@ -16,6 +16,7 @@ import polars as pl
 from msgspec import Struct
 
 from dataflare.errors import DataError, DataFlareError
+from dataflare.formats.text_write import python_row
 from dataflare.model.types import Schema
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.delete_max import refuse_too_many
@@ -41,7 +42,7 @@ class Mirror(Struct, frozen=True):
         whole new file; left_out: how many failed. Returns how many rows are deleted."""
         new, path = self._keys(staged), self.target.path
         if new.is_duplicated().any():
-            twice = new.filter(new.is_duplicated()).row(0, named=True)
+            twice = python_row(new.filter(new.is_duplicated()))
             text = ", ".join(f"{name}={value}" for name, value in twice.items())
             raise DataError(
                 f"{path} would have several rows with the key {text}: under mode mirror a key has one row",

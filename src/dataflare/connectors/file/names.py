@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from dataflare.connectors.file.lake_tables import LakeTable
 from dataflare.formats.any_file import AnyFile
 from dataflare.formats.compression import split_extension
 
@@ -34,7 +35,7 @@ UNPUBLISHED = ".inprogress"
 class FoundFile(Struct, frozen=True):
     """id: the path relative to the workflow's folder, or the URL; the same in every listing. folders: the
     names of the folders between the folder or glob root that it was found in and the file. etag: of a
-    file that is not on this machine, where its store has one."""
+    file that is not on this machine, where its store has one. table: that of a lake which the file is part of."""
 
     path: AnyFile
     id: str
@@ -42,6 +43,7 @@ class FoundFile(Struct, frozen=True):
     mtime_ns: int
     folders: tuple[str, ...] = ()
     etag: str | None = None
+    table: LakeTable | None = None
 
 
 def format_of(file: AnyFile | str) -> str | None:

@@ -91,6 +91,10 @@ class SingleFileWriter(Writer):
 
     takes_at_once = True
 
+    as_written: Callable[[pl.DataFrame], pl.DataFrame] | None = None
+    """Makes the rows that are written of changes."""
+    """Whether the files have the kinds of rows, in a column."""
+
     def __init__(
         self,
         staging: Staging,
@@ -134,7 +138,8 @@ class SingleFileWriter(Writer):
             self._opened().add(*piece)
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
-        await self._buffer.add(batch.frame, batch.num_bytes)
+        frame = batch.frame if self.as_written is None else self.as_written(batch.frame)
+        await self._buffer.add(frame, batch.num_bytes)
         return WriteStats(batch.num_rows, batch.num_bytes)
 
     def note_left_out(self, rows: Mapping[str, int]) -> None:

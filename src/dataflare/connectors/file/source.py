@@ -79,6 +79,8 @@ orders:
         self._notes: Sequence[str] = ()
         self._watched: Watch | None = None
 
+    choosing = ("path",)
+
     async def catalog(self) -> Sequence[Entry]:
         return await in_thread(catalog_of, self.config, self.context)
 

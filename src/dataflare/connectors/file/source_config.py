@@ -5,11 +5,13 @@ from __future__ import annotations
 import codecs
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from dataflare.connectors.file.events import EventOptions
 from dataflare.formats.csv_find import DialectOptions
 from dataflare.formats.excel_area import Area, BookOptions
 from dataflare.model.units import parse_duration
+from dataflare.sdk.many_tables import ManyTables
 from dataflare.sdk.stores.options import StorageOptions
 
 _FORMATS_OF: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
@@ -27,7 +29,7 @@ _FORMATS_OF: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
 """By option: the formats that have it."""
 
 
-class FileSourceConfig(BaseModel):
+class FileSourceConfig(ManyTables):
     """Options of a `file` source."""
 
     model_config = ConfigDict(extra="forbid")
@@ -35,7 +37,8 @@ class FileSourceConfig(BaseModel):
     path: str | list[str] = Field(
         description="A file, a folder, a glob, or a list of these; relative to the workflow's folder, or a URL "
         "(s3://bucket/orders/*.csv). "
-        "A folder or glob leaves out names that begin with `.` or `_`, unless the glob begins so."
+        "A folder or glob leaves out names that begin with `.` or `_`, unless the glob begins so. With 'tables' what is read "
+        "of it is many streams: files whose names differ in numbers alone are one."
     )
     format: Literal["auto", "csv", "ndjson", "json", "parquet", "arrow", "excel"] = Field(
         "auto", description="The format of the files; auto: by their names."
@@ -147,6 +150,11 @@ class FileSourceConfig(BaseModel):
     watch_interval: float = Field(
         5.0, gt=0, description="With watch: how long to wait between two looks, as 5s."
     )
+    events: EventOptions | None = Field(
+        None,
+        description="With watch, for s3://: new objects are told by the events of the bucket, which go to a queue of SQS, in place of a "
+        "list of all objects at each look.",
+    )
     settle: float = Field(
         5.0,
         ge=0,
@@ -161,11 +169,15 @@ class FileSourceConfig(BaseModel):
 
     @model_validator(mode="after")
     def _watch_options(self) -> FileSourceConfig:
-        for name in ("watch_interval", "settle"):
+        for name in ("watch_interval", "settle", "events"):
             if not self.watch and name in self.model_fields_set:
                 raise ValueError(f"'{name}' is for watch: true")
         if self.watch and self.new_only is False:
             raise ValueError("new_only: false and watch: true contradict each other")
+        if self.events is not None and not all(
+            each.lower().startswith("s3://") for each in self.paths
+        ):
+            raise ValueError("'events' is for paths at s3://")
         return self
 
     @field_validator("path")

@@ -184,8 +184,7 @@ class StoredFolderCommitter(Committer):
 
     def _list_notes(self) -> list[str]:
         """The hidden objects of this lineage beside the folder: the epoch before the run, and lists of parts."""
-        parent = self._notes.rpartition("/")[0]
-        listed = self._folder.uploads.store.list(f"{parent}/" if parent else "")
+        listed = self._folder.uploads.store.beside(self._notes[: self._notes.rfind("/") + 1])
         return [each.path for each in listed if each.path.startswith(self._notes)]
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
@@ -221,8 +220,9 @@ class StoredFolderCommitter(Committer):
 
     def _note(self, epoch: int, parts: Sequence[Any]) -> None:
         name = f"{self._notes}parts-{epoch}.json"
-        if parts and not self._folder.uploads.put(name, json.dumps(parts).encode()):
-            return  # the same epoch was committed before
+        if parts:
+            # It is there already if the same epoch was committed before.
+            self._folder.uploads.put(name, json.dumps(parts).encode())
 
     def _publish(self, parts: Sequence[Sequence[Any]]) -> None:
         """Publish parts; those that were published already are skipped by the store."""

@@ -22,7 +22,7 @@ from dataflare.formats.misread import SortedRows, misfit
 from dataflare.formats.row_text import row_text
 from dataflare.formats.table_read import TablePiece
 from dataflare.formats.table_types import fitted, held_type, may_fit
-from dataflare.formats.text_write import for_python
+from dataflare.formats.text_write import python_row, python_rows
 from dataflare.model.progress import Position
 from dataflare.model.types import DataType, Schema
 from dataflare.sdk.source import BadRow, BadRows, Chunk, ChunkReader, EndOfSplit, Salvaged
@@ -179,7 +179,7 @@ class TableReader(PieceReader):
 
     def _texts(self, raw: Callable[[], pl.LazyFrame], rows: Sequence[int]) -> list[bytes]:
         frame = raw().select(list(self._columns)).collect(engine="streaming")[list(rows)]
-        return [row_text(row).encode() for row in for_python(frame).iter_rows(named=True)]
+        return [row_text(row).encode() for row in python_rows(frame)]
 
     def _salvage(self, piece: TablePiece, of_piece: Rows) -> Salvaged:
         """The rows whose values fit the contract's types, and the bad rows. Raises if the file
@@ -193,7 +193,7 @@ class TableReader(PieceReader):
                 continue
             # NULL counts as false.
             for row in raw.select(column.misfit.fill_null(False)).to_series().arg_true().to_list():
-                values = for_python(raw[row]).row(0, named=True)
+                values = python_row(raw, row)
                 message = misfit(name, self._types[name], values[name])
                 text = row_text(values)
                 place = self._place_of(piece.start + row)

@@ -5,10 +5,12 @@ Always true: what is found follows from the ids of the splits that are known, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataflare.connectors.file.events import ObjectEvents
 from dataflare.connectors.file.listing import list_files, one_format
 from dataflare.connectors.file.names import FoundFile, format_of
 from dataflare.connectors.file.segments import (
@@ -45,19 +47,37 @@ class Watch:
     def __init__(self, source: FileSource, survey: Survey) -> None:
         self._source, self._survey = source, survey
         self._facts: dict[tuple[int, int], dict[str, Any]] = {}
+        events = source.config.events
+        self._events = ObjectEvents(events, source.context.step) if events is not None else None
+        self._given: set[str] = set()
+        self._list_at = 0.0
         self.changed: list[str] = []
         """Files that were read and rewritten, and are ignored."""
 
     def find(self, ids: Iterable[str]) -> list[Split]:
         """The splits beside those with these ids. Blocking."""
-        progress = progress_of(ids)
-        listed = self._list()
+        known = frozenset(ids)
+        progress = progress_of(known)
+        listed = self._list(self._told(known))
         texts = [file for file in listed if isinstance(file.path, Path)]
         splits: list[Split] = []
         for file in [*listed, *moved(progress, texts)]:
             if file.size:
                 splits += self._of_file(file, progress)
+        self._given = {split.id for split in splits}
         return splits
+
+    def _told(self, known: frozenset[str]) -> Mapping[str, Collection[str]] | None:
+        """What the bucket's events say of new objects; None for a look at all objects: the first one, one from time to time, and one
+        after a run that went on without what the look before had given."""
+        if self._events is None:
+            return None
+        told, now = self._events.take(), time.monotonic()
+        if now < self._list_at and self._given <= known:
+            return told
+        assert self._source.config.events is not None
+        self._list_at = now + self._source.config.events.listing
+        return None
 
     def again(self, carried: Mapping[str, Any]) -> list[Split]:
         """The splits that an earlier run had begun and not read to their end."""
@@ -71,12 +91,12 @@ class Watch:
                 splits.append(Split(id_, {**split.data, "start": place}, split.bytes_estimate))
         return splits
 
-    def _list(self) -> list[FoundFile]:
+    def _list(self, only: Mapping[str, Collection[str]] | None) -> list[FoundFile]:
         config, context = self._source.config, self._source.context
         found: dict[str, FoundFile] = {}
         for pattern in config.paths:
             try:
-                for file in list_files([pattern], context, config.format, config.storage):
+                for file in list_files([pattern], context, config.format, config.storage, only):
                     found.setdefault(file.id, file)
             except SystemError_ as error:
                 if error.code != "E0601":

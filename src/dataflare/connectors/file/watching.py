@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from dataflare.connectors.file.reading import Added, with_added
 from dataflare.formats.row_text import row_text
+from dataflare.formats.text_write import python_row
 from dataflare.model.new_fields import NewFields
 
 if TYPE_CHECKING:
@@ -69,9 +70,7 @@ def watched_table(
     return watched_columns(
         rows,
         lambda: scan().select(extra).collect(engine="streaming"),
-        lambda row: row_text(
-            everything().slice(row, 1).collect(engine="streaming").row(0, named=True)
-        ),
+        lambda row: row_text(python_row(everything().slice(row, 1).collect(engine="streaming"))),
     )
 
 

@@ -10,7 +10,6 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -20,7 +19,7 @@ from dataflare.connectors.http.client import HttpClient, excerpt, public_url
 from dataflare.connectors.http.config import HttpDestinationConfig
 from dataflare.connectors.http.epochs import EpochCommitter, EpochWriter
 from dataflare.errors import DataError, SystemError_
-from dataflare.formats.text_write import NdjsonText
+from dataflare.formats.text_write import NdjsonText, python_row
 from dataflare.model.batch import SharedDataBatch
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import (
@@ -62,7 +61,7 @@ hook:
     def capabilities(self) -> DestinationCapabilities:
         if self._has_keys:
             reason = "requests are sent at checkpoints, and again after a crash with the same key"
-            return DestinationCapabilities(Delivery.IDEMPOTENT, reason)
+            return DestinationCapabilities(Delivery.IDEMPOTENT, reason, at_commit=True)
         return DestinationCapabilities(
             Delivery.REPEATING, "requests are sent immediately, and again after a crash"
         )
@@ -122,8 +121,7 @@ class Requests:
 
     def refusal(self, rows: pl.DataFrame, answer: httpx.Response) -> DataError:
         subject = "a row" if rows.height == 1 else f"a batch of {rows.height} rows"
-        first: dict[str, Any] = rows.row(0, named=True)
-        text = ", ".join(f"{name}={value!r}" for name, value in first.items())
+        text = ", ".join(f"{name}={value!r}" for name, value in python_row(rows).items())
         return DataError(
             f"{public_url(self._config.url)} refuses {subject}: {_why(answer, self._config.url)}",
             code="E0510",
@@ -204,8 +202,8 @@ class WebhookWriter(Writer):
         if not self._context.sift:
             raise self._sender.refusal(rows, answer)
         if rows.height == 1:
-            row = rows.row(0, named=True)
-            self._refused.append(RefusedRow(row, "E0510", _why(answer, config.url)))
+            why = _why(answer, config.url)
+            self._refused.append(RefusedRow(python_row(rows), "E0510", why))
             return ()
         half = rows.height // 2
         return rows.head(half), rows.slice(half)

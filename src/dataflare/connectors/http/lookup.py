@@ -22,6 +22,7 @@ from dataflare.connectors.http.config import HttpConfig
 from dataflare.connectors.http.json_path import JsonPath, text_at
 from dataflare.errors import ConfigError, DataError, SystemError_, did_you_mean
 from dataflare.formats.json_values import BadJson, decode
+from dataflare.formats.text_write import python_rows
 from dataflare.model.types import Schema
 from dataflare.sdk.lookup import KeyedLookup, LookupConnector
 
@@ -146,7 +147,7 @@ class _Live(KeyedLookup):
         return rows
 
     async def ask(self, keys: pl.DataFrame) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
-        requests = [self._answer(row) for row in keys.iter_rows(named=True)]
+        requests = [self._answer(row) for row in python_rows(keys)]
         tasks = [asyncio.ensure_future(each) for each in requests]
         try:
             answers = await asyncio.gather(*tasks)

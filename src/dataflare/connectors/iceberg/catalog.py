@@ -11,6 +11,7 @@ from pyiceberg.catalog import Catalog, load_catalog
 
 from dataflare.connectors.iceberg.config import CatalogOptions
 from dataflare.connectors.iceberg.errors import iceberg_errors
+from dataflare.sdk.catalog import Entry
 from dataflare.sdk.context import ConnectorContext, has_scheme
 from dataflare.sdk.stores.options import StorageOptions
 
@@ -71,6 +72,23 @@ class Address(Struct, frozen=True):
                 catalog.engine.dispose()
                 catalog.engine = create_engine(catalog.properties["uri"], poolclass=NullPool)
         return catalog  # type: ignore[no-any-return]
+
+
+def tables_in(address: Address) -> list[Entry]:
+    """All tables of the catalogue. address: whose table is not used. Raises SystemError_."""
+    catalog = address.open()
+    entries = []
+    with iceberg_errors(f"the tables of {address.place}", "listing"):
+        namespaces = [tuple(each) for each in catalog.list_namespaces()]
+        for namespace in namespaces:
+            inner = (tuple(each) for each in catalog.list_namespaces(namespace))
+            namespaces += [each for each in inner if each not in namespaces]
+            for *above, name in catalog.list_tables(namespace):
+                full = ".".join([*above, name])
+                entries.append(
+                    Entry(full, "table", {"table": full}, table=name, schema=".".join(above))
+                )
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def address_of(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dataflare.model.units import Duration
+from dataflare.sdk.many_tables import ManyTables
 from dataflare.sdk.sql.config import Names, WriteOptions
 from dataflare.sdk.stores.options import FROM_ENVIRONMENT, StorageOptions
 
@@ -83,8 +84,11 @@ class IcebergWriteOptions(WriteOptions, IcebergPlace):
     )
 
 
-class IcebergReadOptions(IcebergPlace):
+class IcebergReadOptions(IcebergPlace, ManyTables):
     """Options of the source."""
+
+    chosen_by: ClassVar[str] = "table"
+    chosen_as: ClassVar[str] = "-.-"
 
     columns: Names | None = Field(None, min_length=1, description="read only these, in this order")
     snapshot: int | None = Field(None, description="read this snapshot of the table")

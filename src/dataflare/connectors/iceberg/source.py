@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from pyiceberg.manifest import ManifestContent, ManifestEntryStatus
 from pyiceberg.table.snapshots import Operation
 
-from dataflare.connectors.iceberg.catalog import Address, address_of
+from dataflare.connectors.iceberg.catalog import Address, address_of, tables_in
 from dataflare.connectors.iceberg.config import IcebergReadOptions
 from dataflare.connectors.iceberg.errors import iceberg_errors
 from dataflare.connectors.iceberg.files import file_of_entry
 from dataflare.connectors.iceberg.table import IcebergVersion
 from dataflare.errors import RunError, SystemError_
+from dataflare.sdk.catalog import Entry, SupportsCatalog
 from dataflare.sdk.lakes.source import LakeSource
 from dataflare.sdk.lakes.table import DataFile, LakeTable
 from dataflare.sdk.places import Table
+from dataflare.sdk.threads import in_thread
 
 
-class IcebergSource(LakeSource):
+class IcebergSource(LakeSource, SupportsCatalog):
     type = "iceberg"
     Config = IcebergReadOptions
     summary = "Reads an Iceberg table of a catalogue, a snapshot of it or its new rows."
@@ -31,6 +34,7 @@ orders:
 """
     config: IcebergReadOptions
     noun = "snapshot"
+    unchosen: ClassVar[Mapping[str, Any]] = {"table": "-.-"}
 
     @property
     def address(self) -> Address:
@@ -44,6 +48,9 @@ orders:
     async def inspect(self) -> Mapping[str, str]:
         table = self.version(None)
         return {"table": table.label, "snapshot": str(self.version_of(table))}
+
+    async def catalog(self) -> Sequence[Entry]:
+        return await in_thread(tables_in, self.address)
 
     def load(self, version: int | None) -> LakeTable:
         table = IcebergVersion(

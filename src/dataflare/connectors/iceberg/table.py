@@ -23,6 +23,7 @@ from dataflare.connectors.iceberg.types import read_type, stored, unwritable, wi
 from dataflare.errors import CheckpointError, DataError, DataFlareError, SystemError_
 from dataflare.model.types import Schema
 from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.lakes.errors import refuse_table
 from dataflare.sdk.lakes.fit import matched_names
 from dataflare.sdk.lakes.table import Change, Conflict, DataFile, FileWriter, LakeTable
 from dataflare.sdk.sql.names import HELP
@@ -188,8 +189,9 @@ class IcebergVersion(LakeTable):
             for f in self._iceberg.fields
             if (kind := unwritable(f.field_type)) is not None
         ]
+        of_mode: list[str] = []
         if self._table.metadata.format_version >= 3 and mode in _KEYED:
-            reasons.append("format version 3, whose row ids would be lost")
+            of_mode.append("format version 3, whose row ids would be lost")
         ref = self._table.metadata.refs.get(self._address.branch)
         if ref is not None and ref.snapshot_ref_type != "branch":
             reasons.append(f"a tag '{self._address.branch}' instead of a branch")
@@ -198,12 +200,7 @@ class IcebergVersion(LakeTable):
         sources = [field.source_id for field in self._table.spec().fields]
         if len(set(sources)) < len(sources):
             reasons.append("two partitions of one column")
-        if reasons:
-            raise SystemError_(
-                f"{self.label} cannot be written with mode '{mode}': it has {', '.join(reasons)}",
-                code="E0604",
-                help="write to a table without it, or choose another mode",
-            )
+        refuse_table(self.label, mode, reasons, of_mode)
 
     def evolve(self, schema: Schema) -> LakeTable:
         names = matched_names(schema.names, self._schema)

@@ -14,7 +14,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from dataflare.connectors.kafka.config import KafkaConfig
+from dataflare.connectors.kafka.config import ANSWER_MAX_S, KafkaConfig
 from dataflare.connectors.kafka.errors import UNANSWERED, translated
 from dataflare.errors import DataFlareError
 from dataflare.sdk.context import ConnectorContext
@@ -48,7 +48,7 @@ class KafkaClient:
             "client.id": f"dataflare-{self.step}",
             "log_level": 0,
             "error_cb": calls(self._said),
-            "socket.timeout.ms": max(10, min(timeout_ms, 60_000)),
+            "socket.timeout.ms": max(10, min(timeout_ms, int(ANSWER_MAX_S * 1000))),
             "socket.connection.setup.timeout.ms": max(1000, min(timeout_ms, 30_000)),
             "socket.keepalive.enable": True,
             "reconnect.backoff.ms": 50,

@@ -6,6 +6,7 @@ transaction lives only while an epoch is committed.
 Always true:
 - after a crash, the topics have the messages of an epoch if and only if the marker of the step has the epoch;
 - a producer that was replaced by that of a newer attempt, or of another state folder, cannot commit;
+- a marker is not taken for the last one while a later one may be hidden behind an open transaction;
 - after any error the producer is discarded: a new one first ends the transaction of the old one, and then the marker
   says whether the epoch is there.
 """
@@ -13,6 +14,7 @@ Always true:
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +47,9 @@ from dataflare.sdk.sql import redo
 from dataflare.sdk.threads import in_thread
 
 _ABORT_S = 5.0
+_LOOK_S = 0.2
+_CLEANUP_S = 30.0
+"""Brokers look each 10 s by default for transactions whose time is up."""
 
 
 class EpochCommitter(Committer):
@@ -80,11 +85,52 @@ class EpochCommitter(Committer):
     def _markers(self) -> tuple[MarkerRecord | None, MarkerRecord | None]:
         """The marker of this lineage, and the newest one of another lineage of the same workflow, step and
         place."""
-        context = self._context
-        records = read_markers(self._client, self._config.marker_topic)
-        own = records.get(marker_key(context.lineage, context.step))
+        records = self._records()
         others = [record for record in records.values() if self._is_other(record)]
-        return own, others[-1] if others else None
+        return records.get(self._key), others[-1] if others else None
+
+    @property
+    def _key(self) -> bytes:
+        return marker_key(self._context.lineage, self._context.step)
+
+    def _records(self) -> Mapping[bytes, MarkerRecord]:
+        """The markers, as soon as it is sure what those of this step and place are.
+
+        One that lies behind the beginning of an open transaction may be committed, so the end of that transaction is
+        waited for. One of this lineage may be in a transaction that an earlier producer left open: a new producer ends
+        it at once. Raises SystemError_ (E0608) if other transactions stay open.
+        """
+        until = time.monotonic() + self._config.transaction_timeout + _CLEANUP_S
+        while True:
+            markers = read_markers(self._client, self._config.marker_topic)
+            hidden = [
+                (key, record)
+                for key, record in markers.hidden
+                if key == self._key or (record is not None and self._is_other(record))
+            ]
+            if not hidden:
+                return markers.records
+            if self._producer is None and all(self._may_end(*each) for each in hidden):
+                self._open_producer()
+            elif time.monotonic() > until:
+                raise self._stays_open()
+            else:
+                time.sleep(_LOOK_S)
+
+    def _may_end(self, key: bytes, record: MarkerRecord | None) -> bool:
+        """Whether the transaction with this marker is not one of a newer attempt, or of another lineage."""
+        return key == self._key and (record is None or record.attempt <= self._context.attempt)
+
+    def _stays_open(self) -> DataFlareError:
+        return SystemError_(
+            f"topic '{self._config.marker_topic}' of Kafka at {self._client.servers} has an open transaction of another "
+            f"producer, behind which the last marker of step '{self._context.step}' may be hidden",
+            code="E0608",
+            step=self._context.step,
+            retry=Retry.LATER,
+            help="wait until it has ended, at the latest after its producer's transaction timeout; or end it with "
+            "kafka-transactions.sh abort",
+        )
 
     def _is_other(self, record: MarkerRecord) -> bool:
         context = self._context
@@ -111,16 +157,13 @@ class EpochCommitter(Committer):
         await in_thread(self._supersede, epoch)
 
     def _supersede(self, epoch: int) -> None:
-        own, _ = self._markers()
         producer = self._open_producer()
-        others = [
-            record
-            for record in read_markers(self._client, self._config.marker_topic).values()
-            if self._is_other(record)
-        ]
+        records = self._records()
+        own = records.get(self._key)
         with self._transaction(producer):
-            for record in others:
-                producer.produce(self._config.marker_topic, None, record.key)
+            for record in records.values():
+                if self._is_other(record):
+                    producer.produce(self._config.marker_topic, None, record.key)
             self._write_marker(producer, own or self._record(epoch, 0))
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:

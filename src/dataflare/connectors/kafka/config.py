@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dataflare.model.units import Duration, Moment
-from dataflare.sdk.messages.config import MessageOptions, SourceMessageOptions
+from dataflare.sdk.many_tables import ManyTables
+from dataflare.sdk.messages.config import (
+    ChangeOptions,
+    DataFormat,
+    Format,
+    MessageOptions,
+    SourceMessageOptions,
+)
 from dataflare.sdk.tls import PasswordTls
 
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -21,6 +28,10 @@ _OURS = re.compile(
 """Settings of the client that have an option of their own, or that must have the value that they have."""
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+
+
+ANSWER_MAX_S = 60.0
+"""The client gives up a request after this time, or after `timeout` if that is less."""
 
 
 class Sasl(BaseModel):
@@ -105,7 +116,42 @@ class From(BaseModel):
     time: Moment = Field(description="the first message of each partition at or after this time")
 
 
-class KafkaSourceConfig(SourceMessageOptions, KafkaConfig):
+class DebeziumOptions(BaseModel):
+    """What is known of the table whose changes are in a topic."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: list[str] = Field(
+        default_factory=list,
+        description="the columns of the table's key. Steps that need the row which is deleted, such as a filter, "
+        "find it by them",
+    )
+    metadata: list[Literal["ts", "lsn", "txid", "snapshot"]] = Field(
+        default_factory=list,
+        description="what `source` of a change says, as columns: ts (`_ts`, when it was committed), lsn (`_lsn`, its place in "
+        "the log), txid (`_txid`, its transaction), snapshot (`_snapshot`, whether it is of the first read, where the others "
+        "are NULL)",
+    )
+    outbox: bool = Field(
+        False,
+        description="the table is an outbox: its new rows are events, that they are removed later says nothing, and one that is "
+        "updated is bad. The rows are plain inserts then",
+    )
+
+
+class KafkaSourceConfig(SourceMessageOptions, KafkaConfig, ManyTables):
+    chosen_by: ClassVar[str] = "topic"
+    # A source reads one format more.
+    format: Literal[Format, "debezium"] = Field(  # type: ignore[assignment]
+        "json",
+        description="json: an object in each message; avro: a record; protobuf: a message of Protobuf; csv: a row; "
+        "cloudevents: an event; raw, text: one column `value` of bytes or of text; debezium: changes of a table, in JSON, or with "
+        "'registry' in Avro",
+    )
+    debezium: DebeziumOptions = Field(
+        default_factory=lambda: DebeziumOptions.model_validate({}),
+        description="debezium: what is known of the table",
+    )
     topic: str | list[str] = Field(
         description="a topic, a list of topics, or a regular expression that begins with ^"
     )
@@ -156,6 +202,37 @@ class KafkaSourceConfig(SourceMessageOptions, KafkaConfig):
             raise ValueError("a topic is named twice")
         return value
 
+    @property
+    def has_changes(self) -> bool:
+        return self.format == "debezium"
+
+    @property
+    def value_format(self) -> DataFormat:
+        if self.has_changes:
+            return "json" if self.registry is None else "avro"
+        return super().value_format
+
+    @property
+    def change_options(self) -> ChangeOptions:
+        facts = tuple(f"_{name}" for name in dict.fromkeys(self.debezium.metadata))
+        return ChangeOptions(facts, self.debezium.outbox)
+
+    @property
+    def is_changelog(self) -> bool:
+        if self.has_changes:
+            return not self.debezium.outbox
+        return self.tombstones == "delete"
+
+    @model_validator(mode="after")
+    def _changes(self) -> Self:
+        if not self.has_changes and "debezium" in self.model_fields_set:
+            raise ValueError(f"'debezium' has no effect on format: {self.format}")
+        if self.has_changes and "tombstones" in self.model_fields_set:
+            raise ValueError(
+                "'tombstones' has no effect on format: debezium, where a change says it"
+            )
+        return self
+
     @model_validator(mode="after")
     def _group(self) -> Self:
         if self.start == "group" and self.group_id is None:
@@ -179,7 +256,36 @@ class NewTopic(BaseModel):
     )
 
 
+class DebeziumWriteOptions(BaseModel):
+    """How changes are written."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schemas: bool = Field(
+        False,
+        description="whether each message and each key has its schema in front (`schemas.enable`)",
+    )
+    tombstones: bool = Field(
+        True, description="whether a message without a value follows that of a delete"
+    )
+    database: str = Field("", description="`source.db` of each message")
+    table: str | None = Field(
+        None, min_length=1, description="`source.table` of each message; by default the topic"
+    )
+
+
 class KafkaDestinationConfig(MessageOptions, KafkaConfig):
+    # As for a source.
+    format: Literal[Format, "debezium"] = Field(  # type: ignore[assignment]
+        "json",
+        description="json: an object in each message; avro: a record; protobuf: a message of Protobuf; csv: a row; "
+        "cloudevents: an event; raw, text: one column `value` of bytes or of text; debezium: changes as Debezium writes them, "
+        "in JSON, or with 'registry' in Avro",
+    )
+    debezium: DebeziumWriteOptions = Field(
+        default_factory=lambda: DebeziumWriteOptions.model_validate({}),
+        description="debezium: how changes are written",
+    )
     topic: str = Field(
         min_length=1,
         description="the topic to write; {column} in it is the value of a column, so rows go to several topics",
@@ -244,10 +350,44 @@ class KafkaDestinationConfig(MessageOptions, KafkaConfig):
             raise ValueError(f"{value!r} cannot be the name of a topic")
         return value
 
+    @property
+    def has_changes(self) -> bool:
+        return self.format == "debezium"
+
+    @property
+    def value_format(self) -> DataFormat:
+        if self.has_changes:
+            return "json" if self.registry is None else "avro"
+        return super().value_format
+
+    @model_validator(mode="after")
+    def _changes(self) -> Self:
+        if not self.has_changes:
+            if "debezium" in self.model_fields_set:
+                raise ValueError(f"'debezium' has no effect on format: {self.format}")
+            return self
+        if self.topic_columns:
+            raise ValueError("format: debezium writes one topic: 'topic' takes no {column}")
+        if self.key_format is not None:
+            raise ValueError("format: debezium has keys of its own: leave 'key_format' out")
+        if self.debezium.schemas and self.registry is not None:
+            raise ValueError("'debezium: {schemas: true}' has no effect with 'registry'")
+        return self
+
     @model_validator(mode="after")
     def _keyed(self) -> Self:
         if self.mode != "append" and not self.key:
             raise ValueError(f"mode {self.mode} needs 'key'")
+        return self
+
+    @model_validator(mode="after")
+    def _transactions_outlast_an_answer(self) -> Self:
+        answer = min(self.timeout, ANSWER_MAX_S)
+        if self.guarantee == "exactly_once" and self.transaction_timeout < answer:
+            raise ValueError(
+                f"'transaction_timeout' ({self.transaction_timeout:g} s) is shorter than 'timeout' "
+                f"({self.timeout:g} s): the brokers would end a transaction while its producer waits for an answer; raise the first or lower the second"
+            )
         return self
 
     @property

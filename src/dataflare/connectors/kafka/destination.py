@@ -146,6 +146,8 @@ out:
 class KafkaWriter(DirectWriter):
     """Sends messages at once, and waits for them at the checkpoint."""
 
+    takes_at_once = True
+
     def __init__(
         self,
         maker: MessageMaker,
@@ -174,7 +176,10 @@ class KafkaWriter(DirectWriter):
             self._failure = error
 
     async def send(self, messages: pl.DataFrame) -> None:
-        await in_thread(self._send, messages)
+        if self._sender.takes_at_once(messages):
+            self._send(messages)
+        else:
+            await in_thread(self._send, messages)
 
     def _send(self, messages: pl.DataFrame) -> None:
         self._sender.send(messages)

@@ -28,6 +28,7 @@ _NO_TOPIC = {
     KafkaError._UNKNOWN_PARTITION,
     KafkaError.UNKNOWN_TOPIC_ID,
 }
+_FORGOTTEN = {KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
 _AWAY = {
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TRANSPORT,
@@ -116,6 +117,8 @@ def translated(
         return SystemError_(
             f"Kafka at {servers}: {what}there is no such topic or partition: {said}",
             code="E0604",
+            # The client forgets partitions while brokers are away; only a broker's word is final.
+            retry=Retry.LATER if code in _FORGOTTEN else Retry.NEVER,
             help="look at 'topic'",
         )
     if code in _SLOW:

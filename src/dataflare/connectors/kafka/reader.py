@@ -26,6 +26,7 @@ from dataflare.model.progress import Position
 from dataflare.model.types import BINARY, INT32, INT64, STRING, Schema, timestamp
 from dataflare.sdk.messages.batches import Decoder, MessageBatch
 from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit
+from dataflare.sdk.tracing import parents_of
 
 MESSAGE = Schema.of(
     [
@@ -43,6 +44,9 @@ _MESSAGES_FIRST, _MESSAGES_MAX = 1_000, 20_000
 _LOOK_S = 0.1
 """How long it waits for a message before it looks whether it was closed."""
 _BOUNDED_HOLD_S = 0.05
+_FETCH_PAUSE_MS = 10
+"""How long the client waits before it fetches again when it has enough ahead. Its default, a second, is longer than its
+100,000 messages of 200 bytes last: a third of a run was waiting."""
 
 
 class PartitionReader(ChunkReader):
@@ -68,6 +72,7 @@ class PartitionReader(ChunkReader):
             "isolation_level": isolation,
             "queued_max_messages_kbytes": max(1, queue_bytes >> 10),
             "fetch_message_max_bytes": min(4 << 20, queue_bytes),
+            "fetch_queue_backoff_ms": _FETCH_PAUSE_MS,
         } | ({} if stop is None else {"fetch_wait_max_ms": 50})
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka-reader")
         self._consumer: Consumer | None = None
@@ -241,6 +246,7 @@ class Batch(MessageBatch):
         self.num_bytes = sum(map(len, filter(None, values)))
         super().__init__(reader.decoder)
         self._reader = reader
+        self.parents = parents_of(messages, lambda message: message.headers())
         columns: dict[str, Any] = {"value": partial(pl.Series, "value", values, pl.Binary)}
         if "key" in named:
             keys = [message.key() for message in messages]
@@ -263,6 +269,9 @@ class Batch(MessageBatch):
         self._fixed = {"topic": partition.topic, "partition": partition.number}
         self._named = named
 
+    def __len__(self) -> int:
+        return len(self.offsets)
+
     def frame(self) -> pl.DataFrame:
         frame = pl.DataFrame([make() for make in self._columns.values()])
         if "offset" in self._named:
@@ -272,7 +281,7 @@ class Batch(MessageBatch):
             for name, value in self._fixed.items()
             if name in self._named
         }
-        return frame.with_columns(**fixed)
+        return frame.with_columns(**fixed) if fixed else frame
 
     def place(self, message: int) -> str:
         return self._reader.place_of(self.offsets[message])

@@ -13,6 +13,7 @@ from dataflare.errors import Retry, SystemError_
 _QUEUED_BYTES = 64 << 20
 _QUEUED_MESSAGES = 200_000
 _SLICE_ROWS = 5_000
+_FEW_MESSAGES, _FEW_BYTES, _FEW_QUEUED = 500, 512 << 10, 2_000
 
 
 def producer_settings(client: KafkaClient, batch_bytes: int, **more: Any) -> dict[str, Any]:
@@ -36,15 +37,16 @@ class Sender:
     def __init__(self, producer: Producer, client: KafkaClient) -> None:
         self._producer, self._client = producer, client
 
+    def takes_at_once(self, messages: pl.DataFrame) -> bool:
+        """Whether to send them waits for nothing, and takes no longer than to ask another thread."""
+        if not 0 < messages.height < _FEW_MESSAGES or messages.estimated_size() > _FEW_BYTES:
+            return False
+        return len(self._producer) <= min(_FEW_QUEUED, _room(messages))
+
     def send(self, messages: pl.DataFrame) -> None:
         """Queue the messages in their order. Raises SystemError_ for what the client does not take."""
         for part in messages.iter_slices(_SLICE_ROWS):
-            size = part.select(
-                pl.col("value").bin.size().fill_null(0) + pl.col("key").bin.size().fill_null(0)
-            ).sum()
-            average = max(1, int(size.item() or 0) // part.height)
-            room = min(_QUEUED_MESSAGES, max(1, _QUEUED_BYTES // average))
-            self._wait(room)
+            self._wait(_room(part))
             # The client's call for a batch takes neither headers nor times.
             if part["headers"].null_count() == part["timestamp"].null_count() == part.height:
                 self._send_batch(part)
@@ -72,16 +74,18 @@ class Sender:
 
     def _send_batch(self, part: pl.DataFrame) -> None:
         """One call for each topic in a row."""
-        given = [n for n in ("partition",) if part[n].null_count() < part.height]
-        columns = ["key", "value", *given]
+        has_partitions = part["partition"].null_count() < part.height
         topics = part["topic"]
         runs = topics.rle_id() if topics.n_unique() > 1 else None
         groups = [part] if runs is None else part.group_by(runs, maintain_order=True)
         for group in groups:
             rows = group if isinstance(group, pl.DataFrame) else group[1]
-            batch = rows.select(columns).to_dicts()
-            if len(columns) > 2:
-                batch = [{n: v for n, v in each.items() if v is not None} for each in batch]
+            pairs = zip(rows["key"].to_list(), rows["value"].to_list(), strict=True)
+            batch: list[dict[str, Any]] = [{"key": key, "value": value} for key, value in pairs]
+            if has_partitions:
+                for each, number in zip(batch, rows["partition"], strict=True):
+                    if number is not None:
+                        each["partition"] = number
             with self._client.errors(f"write topic '{rows['topic'][0]}'"):
                 queued = self._producer.produce_batch(rows["topic"][0], batch)
                 if queued != len(batch):
@@ -100,3 +104,13 @@ class Sender:
                 self._producer.produce(
                     message["topic"], message["value"], message["key"], headers=headers, **more
                 )
+
+
+def _room(messages: pl.DataFrame) -> int:
+    """How many messages of this size may be queued."""
+    if messages.height < _FEW_MESSAGES:
+        size = sum(len(each) for name in ("key", "value") for each in messages[name] if each)
+    else:
+        sizes = pl.col("value").bin.size().fill_null(0) + pl.col("key").bin.size().fill_null(0)
+        size = int(messages.select(sizes).sum().item() or 0)
+    return min(_QUEUED_MESSAGES, max(1, _QUEUED_BYTES // max(1, size // messages.height)))

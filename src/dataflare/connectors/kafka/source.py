@@ -26,7 +26,9 @@ from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.catalog import Entry, SupportsCatalog
 from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.destination import need_columns
 from dataflare.sdk.messages.build import decoder, envelope, needs_sample
+from dataflare.sdk.messages.letters import SupportsMessages
 from dataflare.sdk.source import (
     KnownSplits,
     Replay,
@@ -42,7 +44,9 @@ _SAMPLE_MESSAGES, _SAMPLE_S = 1_000, 5.0
 _QUEUE_MIN, _QUEUE_MAX = 256 << 10, 64 << 20
 
 
-class KafkaSource(SourceConnector, SupportsDiscovery, SupportsCommits, SupportsCatalog):
+class KafkaSource(
+    SourceConnector, SupportsDiscovery, SupportsCommits, SupportsCatalog, SupportsMessages
+):
     """Topics."""
 
     type = "kafka"
@@ -60,6 +64,7 @@ orders:
 """
     finds_new_fields = True
     tries_again = True
+    places_differ = True
     unchosen: ClassVar[Mapping[str, Any]] = {"topic": "-"}
 
     def __init__(self, config: KafkaSourceConfig, context: ConnectorContext) -> None:
@@ -86,8 +91,10 @@ orders:
             replay=Replay.EXACT,
             replay_reason="a partition has its messages at fixed offsets",
             bounded=self.config.stop is not None,
-            changelog=self.config.tombstones == "delete",
-            deletes_by_key=self.config.tombstones == "delete",
+            changelog=self.config.is_changelog,
+            key=tuple(self.config.debezium.key),
+            deletes_by_key=self.config.is_changelog,
+            changed_at="_ts" if "ts" in self.config.debezium.metadata else None,
             chunks=True,
             at_once=True,
         )
@@ -123,12 +130,15 @@ orders:
     # -- columns -----------------------------------------------------------------------------------
 
     async def schema(self) -> Schema:
-        return (await self._made_envelope()).schema
+        return (await self.made_envelope()).schema
 
-    async def _made_envelope(self) -> Envelope:
+    async def made_envelope(self) -> Envelope:
         if self._envelope is None:
             self._envelope = await in_thread(self._make_envelope)
         return self._envelope
+
+    def told_of_messages(self) -> Schema:
+        return MESSAGE
 
     def _make_envelope(self) -> Envelope:
         config, topic = self.config, ", ".join(self.config.topics)
@@ -146,6 +156,7 @@ orders:
         key = None
         if config.key_format is not None:
             key = decoder(config, self.context, topic=topic, sample=keys, is_key=True)
+        need_columns(self.context.step, config.debezium.key, value.schema)
         return envelope(config, self.context, value, MESSAGE, key)
 
     def _sample(self) -> tuple[pl.Series, pl.Series]:
@@ -265,7 +276,7 @@ orders:
             )
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
-        made = await self._made_envelope()
+        made = await self.made_envelope()
         return await in_thread(self._open, made, split, position)
 
     def _open(self, made: Envelope, split: Split, position: Position | None) -> SplitReader:

@@ -42,6 +42,7 @@ orders:
   schema: {id: int64, amount: "decimal(12, 2)"}
 """
     told = TOLD
+    places_differ = True
 
     def __init__(self, config: KinesisSourceConfig, context: Any) -> None:
         super().__init__(config, context)

@@ -102,6 +102,9 @@ class MqttSession(QueueSession):
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Any] = deque()
         self._came = asyncio.Event()
+        # Of those that are to be acknowledged: how many have come, and the numbers of those that were.
+        self._arrived, self._settled = 0, 0
+        self._acknowledged: deque[int] = deque()
         self.connection = MqttConnection(
             config,
             context,
@@ -116,7 +119,8 @@ class MqttSession(QueueSession):
 
     def _on_message(self, message: Any) -> None:
         """On the client's thread."""
-        self._waiting.append(message)
+        self._arrived += bool(message.qos)
+        self._waiting.append((message, self._arrived))
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._came.set)
 
@@ -132,9 +136,9 @@ class MqttSession(QueueSession):
                 except TimeoutError:
                     return ()
         found = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
-        return [self._delivered(each) for each in found]
+        return [self._delivered(*each) for each in found]
 
-    def _delivered(self, raw: Any) -> Delivered:
+    def _delivered(self, raw: Any, number: int) -> Delivered:
         about = dict(raw.properties.UserProperty) if hasattr(raw.properties, "UserProperty") else {}
         pairs = getattr(raw.properties, "UserProperty", [])
         id_ = about.get(self._config.id) if self._config.id is not None else None
@@ -148,14 +152,22 @@ class MqttSession(QueueSession):
         }
         place = f"{raw.topic} message {id_ if id_ is not None else raw.mid}"
         message = Message(bytes(raw.payload), told, place, len(raw.payload) + 128)
-        return Delivered(message, id_, (raw.mid, raw.qos))
+        return Delivered(message, id_, (raw.mid, raw.qos, number))
 
-    async def acknowledge(self, tags: Sequence[Any]) -> None:
+    async def acknowledge(self, tags: Sequence[Any]) -> int:
+        """A broker does not confirm an acknowledgement. But it sends at most `prefetch` messages without one, so it has that of
+        each message after which as many came."""
         if self.connection.lost.is_set():
-            return
-        for mid, qos in tags:
+            return self._settled
+        for mid, qos, number in tags:
             if qos:
                 self.connection.client.ack(mid, qos)
+            self._acknowledged.append(number)
+        waiting = self._acknowledged
+        while waiting and self._arrived - waiting[0] >= self._config.prefetch:
+            waiting.popleft()
+            self._settled += 1
+        return self._settled
 
     async def aclose(self) -> None:
         await self.connection.aclose()

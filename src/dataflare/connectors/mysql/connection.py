@@ -183,6 +183,10 @@ class Db:
             keep_alive(sock)
 
     @property
+    def wire(self) -> WireConnection:
+        return self._connection
+
+    @property
     def is_encrypted(self) -> bool:
         return self._connection.is_secure
 

@@ -24,6 +24,8 @@ _LOST = (
 _FULL = (1021, 1114, 3, 1030)
 _READ_ONLY = (1290, 1792, 1836, 3100)
 _TOO_LONG = (1317, 1969, 3024)
+_ALTERED = 1412
+"""A table was altered since the snapshot was made."""
 ROW_ERRORS = (
     1048, 1062, 1136, 1138, 1216, 1217, 1261, 1262, 1263, 1264, 1265, 1292, 1364, 1365, 1366, 1367, 1369,
     1406, 1411, 1416, 1441, 1451, 1452, 1525, 1526, 1557, 1560, 1586, 1644, 1690, 1761, 1762, 1859, 1900,
@@ -70,6 +72,9 @@ def translated(error: Exception, server: str, subject: str) -> DataFlareError:
     if number in _LOCKED:
         what = f"{subject} in {server} is locked by another program"
         return fault.later(what, "E0605", "wait for it, or raise 'lock_timeout'")
+    if number == _ALTERED:
+        what = f"{subject} in {server} was altered while it was read"
+        return fault.later(what, "E0605", "the run goes on behind the last key in a new snapshot")
     if number in _READ_ONLY:
         return fault.read_only("it is read-only, or a replica: connect to the primary")
     if number in _FULL:

@@ -74,12 +74,11 @@ def _table(db: Db, server: Server, name: str, wanted: Collection[str] | None) ->
             continue
         columns.append(Column(field.name, meaning.type, meaning.sql, keyed=meaning.keyed))
     by_name = {column.name: column for column in columns}
-    keys = [
-        key for key in tables.keys(db, found) if all(n in by_name and by_name[n].keyed for n in key)
-    ]
+    all_keys = tables.keys(db, found)
+    keys = [key for key in all_keys if all(n in by_name and by_name[n].keyed for n in key)]
     return Relation(
         label, place, tuple(columns), key=keys[0] if keys else (), rows=found.rows,
-        is_table=not found.view,
+        is_table=not found.view, primary=all_keys[0] if all_keys else (),
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from dataflare.connectors.mysql.sending import Sender
 from dataflare.connectors.mysql.tables import Table
 from dataflare.connectors.mysql.types import Declared, declared
 from dataflare.errors import DataError, DataFlareError
-from dataflare.formats.text_write import for_python
+from dataflare.formats.text_write import python_row
 from dataflare.model.types import INT64, DataType
 from dataflare.sdk.sql import marker
 from dataflare.sdk.sql import tables as kit
@@ -300,7 +300,7 @@ class MysqlStore(SqlStore):
         except DataError:
             pass  # find the row
         for refusal in self._sifted(ready, rows, first_only=True):
-            row = for_python(rows[refusal.row]).row(0, named=True)
+            row = python_row(rows, refusal.row)
             raise with_row(refusal.error, row, ready.target.names) from refusal.error.__cause__
 
     def sift(self, ready: Ready, frame: pl.DataFrame) -> list[Refusal]:
@@ -446,6 +446,10 @@ class MysqlStore(SqlStore):
         return "on duplicate key update " + ", ".join(
             f"{quoted(n)} = if({newer}, values({quoted(n)}), {own}.{quoted(n)})" for n in others
         )
+
+    def updating(self, place: str, values: Mapping[str, str], same: str) -> str:
+        sets = ", ".join(f"t.{quoted(name)} = {value}" for name, value in values.items())
+        return f"update {place} as t join {self.stage} as s on {same} set {sets}"
 
     def deletion(self, ready: Ready, same: Sequence[str]) -> str:
         place = self.spelled(ready.target.written)

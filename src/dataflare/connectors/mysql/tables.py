@@ -32,6 +32,7 @@ class Place(Struct, frozen=True):
     view: bool
     engine: str
     rows: int
+    versioned: bool = False
 
     @property
     def label(self) -> str:
@@ -95,7 +96,8 @@ def find_place(db: Db, database: str, name: str) -> Place | None:
     )
     for found_schema, found, kind, engine, count, lower in rows:
         if found == table or lower:
-            return Place(found_schema, found, "VIEW" in kind, engine, int(count))
+            versioned = kind == "SYSTEM VERSIONED"
+            return Place(found_schema, found, "VIEW" in kind, engine, int(count), versioned)
     return None
 
 
@@ -122,7 +124,7 @@ def tables_and_views(db: Db, database: str) -> list[Entry]:
         shown = name if plain else f"`{name.replace('`', '``')}`"
         kind = "view" if type_ == "VIEW" else "table"
         count = None if rows is None else int(rows)
-        entries.append(Entry(shown, kind, {"table": shown}, count))
+        entries.append(Entry(shown, kind, {"table": shown}, count, name, database))
     return entries
 
 

@@ -190,7 +190,7 @@ def columns(data: bytes, starts: list[int], names: Sequence[str]) -> pl.DataFram
             start, size = place + 1, first.zip_with(~is_null, _zeros(first))
         else:
             start, size = _long(whole, place, first)
-        values = _cut(data, start, size)
+        values = cut(data, start, size)
         if greatest >= 0xFB and is_null.any():
             values = values.set(is_null, None)
         series.append(values.alias(f"{at}"))
@@ -229,7 +229,7 @@ def _bytes_of(data: bytes) -> pl.Series:
     return series
 
 
-def _cut(data: bytes, start: pl.Series, size: pl.Series) -> pl.Series:
+def cut(data: bytes, start: pl.Series, size: pl.Series) -> pl.Series:
     """The pieces of `data`, without a copy: an Arrow array in which each second value is a piece, and the
     others are what is between them."""
     pairs = pl.DataFrame({"start": start, "end": start + size}).select(

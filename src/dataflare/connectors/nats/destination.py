@@ -143,14 +143,14 @@ class NatsWriter(DirectWriter):
         columns = messages.select("target", "value", "id", "headers")
         for subject, value, id_, headers in columns.iter_rows():
             told = {
-                each["key"]: each["value"].decode(errors="replace")
+                each["key"]: each["value"].decode()
                 for each in headers or ()
                 if each["value"] is not None
             }
             if id_ is not None:
                 told[MSG_ID] = id_
             promised.append(
-                await self._jetstream.publish_async(subject, value or b"", headers=told or None)
+                await self._jetstream.publish_async(subject, value, headers=told or None)
             )
         try:
             async with asyncio.timeout(self._config.timeout):

@@ -202,11 +202,14 @@ class SequenceFeed(Feed):
 
 
 class DurableSession(QueueSession):
-    """A durable consumer."""
+    """A durable consumer. The server confirms each acknowledgement."""
 
     def __init__(self, pulling: Pulling) -> None:
         self._pulling = pulling
         self._quiet = self._open = 0
+        self._confirmations: Any = None
+        self._unconfirmed = self._asked = self._settled = 0
+        self._confirmed = asyncio.Event()
 
     async def begin(self, deliver: Mapping[str, Any]) -> int:
         """Make the consumer, or find it. deliver: where a new one begins. Gives how many messages it leaves without
@@ -222,7 +225,17 @@ class DurableSession(QueueSession):
         )
         await self._pulling.begin(made)
         info = await self._pulling.info()
+        # A consumer that was there before has its own times.
+        waits_s = (info.config.ack_wait or config.ack_wait, *(info.config.backoff or ()))
+        self.redelivers_s = 2 * max(waits_s)
+        connection = self._pulling.connection
+        self._confirmations = await connection.subscribe(connection.new_inbox(), cb=self._confirm)
         return int(info.config.max_ack_pending or config.prefetch)
+
+    async def _confirm(self, _: Any) -> None:
+        self._unconfirmed -= 1
+        if self._unconfirmed == 0:
+            self._confirmed.set()
 
     async def receive(self, most: int, wait_s: float) -> Sequence[Delivered]:
         found = await self._pulling.fetch(most, wait_s)
@@ -236,17 +249,26 @@ class DurableSession(QueueSession):
         given = [(message_of(each), each) for each in found]
         return [Delivered(m, str(m.told["sequence"]), raw) for m, raw in given]
 
-    async def acknowledge(self, tags: Sequence[Any]) -> None:
+    async def acknowledge(self, tags: Sequence[Any]) -> int:
         self._open -= len(tags)
+        self._asked += len(tags)
         connection = self._pulling.connection
         if connection.is_closed:
-            return
+            return self._settled
+        # The server may confirm only the last of several deliveries of one message.
+        lasts = {raw.metadata.sequence.stream: raw.reply for raw in tags}
+        self._unconfirmed = len(lasts)
+        self._confirmed.clear()
         try:
-            for raw in tags:
-                await connection.publish(raw.reply)
-            await connection.flush(self._pulling.config.timeout)
+            for reply in lasts.values():
+                await connection.publish(reply, reply=self._confirmations.subject)
+            async with asyncio.timeout(self._pulling.config.timeout):
+                await connection.flush(self._pulling.config.timeout)
+                await self._confirmed.wait()
+            self._settled = self._asked
         except (said.Error, OSError):
             await close(connection)  # the reader sees it, and reads again what was not acknowledged
+        return self._settled
 
     async def is_empty(self) -> bool:
         """What another reader has not acknowledged is delivered again, and waited for."""

@@ -59,6 +59,7 @@ orders:
   schema: {id: int64, amount: "decimal(12, 2)"}
 """
     told = TOLD
+    places_differ = True
 
     def capabilities(self) -> SourceCapabilities:
         replay, reason = Replay.EXACT, "a stream has its messages by sequence"

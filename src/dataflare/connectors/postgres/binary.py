@@ -7,9 +7,12 @@ half the time for the binary form, because it parses no text.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from dataflare.connectors.postgres.types import PgType, declared
@@ -46,9 +49,10 @@ def binary(
     if not frame.height or not types:
         return None
     # A field is four bytes of length and the value; NULL has the length -1 and no value.
+    owned = private(frame)
     pieces: list[Any] = [_scalar(len(types).to_bytes(2, "big"))]
     for name, type_ in types.items():
-        values = private(frame.select(name))[name]
+        values = owned[name]
         if values.dtype != type_.to_polars():  # categories, arrays, narrower numbers
             values = values.cast(type_.to_polars())
         field = _field(values, type_, _into(type_, targets.get(name)))
@@ -189,22 +193,23 @@ def _words(values: pl.Series, width: int) -> list[Any]:
 def _lengths(values: pl.Series, width: int) -> Any:
     if not values.null_count():
         return _scalar(width.to_bytes(4, "big"))
-    is_set = values.is_not_null().to_frame("v")
-    return _swapped(
-        is_set.select(pl.when("v").then(width).otherwise(-1).cast(pl.Int32)).to_series(), 4
-    )
+    is_set = values.is_not_null().to_numpy()
+    return _of_equal_size(np.where(is_set, width, -1).astype(np.int32), 4)
 
 
 def _varying(values: pl.Series) -> list[Any] | None:
     import pyarrow as pa
 
-    sizes = values.bin.size()
-    longest = sizes.max()
-    if isinstance(longest, int) and longest > _LENGTH_MAX:
+    has_null = values.null_count() > 0
+    filled = values.fill_null(b"") if has_null else values
+    array = filled.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.large_binary())
+    edges = np.frombuffer(array.buffers()[1], np.int64)[array.offset :][: len(array) + 1]
+    sizes = np.diff(edges)
+    if sizes.size and sizes.max() > _LENGTH_MAX:
         return None  # the server's error is clearer than one for a truncated length
-    lengths = sizes.cast(pl.Int32).fill_null(-1)
-    array = values.fill_null(b"").to_arrow(compat_level=pl.CompatLevel.oldest())
-    return [_swapped(lengths, 4), array.cast(pa.large_binary())]
+    if has_null:
+        sizes[values.is_null().to_numpy()] = -1
+    return [_of_equal_size(sizes.astype(np.int32), 4), array]
 
 
 def _scalar(data: bytes) -> Any:
@@ -215,25 +220,24 @@ def _scalar(data: bytes) -> Any:
 
 def _swapped(values: pl.Series, width: int) -> Any:
     """The bytes of numbers, the high byte first; no bytes for NULL."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    if not values.null_count():
+        return _of_equal_size(values.to_numpy(), width)
+    is_set = values.is_not_null().to_numpy()
+    return _of_numbers(values.drop_nulls().to_numpy(), is_set * width)
 
-    is_set = values.is_not_null()
-    type_ = {2: pa.uint16(), 4: pa.uint32(), 8: pa.uint64()}[width]
-    if not is_set.any():
-        return pa.repeat(_scalar(b""), len(is_set))
-    bytes_ = values.drop_nulls().to_arrow().view(type_)
-    # Swap the halves, then the halves of each half, down to bytes.
-    for bits, low in ((32, 0x00000000FFFFFFFF), (16, 0x0000FFFF0000FFFF), (8, 0x00FF00FF00FF00FF)):
-        if bits < 8 * width:
-            mask, by = pa.scalar(low & (1 << 8 * width) - 1, type_), pa.scalar(bits, type_)
-            up = pc.shift_left(pc.bit_wise_and(bytes_, mask), by)
-            bytes_ = pc.bit_wise_or(up, pc.bit_wise_and(pc.shift_right(bytes_, by), mask))
-    ends = pl.concat([pl.Series([0], dtype=pl.Int64), is_set.cast(pl.Int64).cum_sum() * width])
-    data = bytes_.buffers()[1]
-    return pa.Array.from_buffers(
-        pa.large_binary(), values.len(), [None, ends.rechunk().to_arrow().buffers()[1], data]
-    )
+
+def _of_equal_size(numbers: npt.NDArray[Any], width: int) -> Any:
+    return _of_numbers(numbers, np.full(numbers.size, width))
+
+
+def _of_numbers(numbers: npt.NDArray[Any], sizes: npt.NDArray[np.int64]) -> Any:
+    """sizes: of each value in bytes; 0 for one that is not among the numbers."""
+    import pyarrow as pa
+
+    data = numbers if sys.byteorder == "big" else numbers.byteswap()
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    buffers = [None, pa.py_buffer(ends.astype(np.int64)), pa.py_buffer(data.tobytes())]
+    return pa.Array.from_buffers(pa.large_binary(), sizes.size, buffers)
 
 
 def _ends(rows: Any) -> int:

@@ -22,7 +22,8 @@ _SHOWN_MAX = 200
 
 class PgColumn(Struct, frozen=True):
     """not_null: declared so. generated: its value is computed. exact: its collation distinguishes
-    all different texts."""
+    all different texts. number: of the column in its table, which a new name does not change.
+    large: a value may be stored outside its row (TOAST)."""
 
     name: str
     type: PgType
@@ -31,6 +32,8 @@ class PgColumn(Struct, frozen=True):
     not_null: bool
     generated: bool
     exact: bool = True
+    number: int = 0
+    large: bool = False
 
 
 class Table(Struct, frozen=True):
@@ -99,6 +102,29 @@ def find_exact(db: Connection, folder: str, name: str) -> Table | None:
     return None if row is None else _table(db, row)
 
 
+def shape_query(oid: int) -> str:
+    """What the catalogue says of a table, as a text that is another one when its columns, keys, rules, names or rights
+    have changed."""
+    parts = [
+        f"(select string_agg({number} || ':' || x.xmin, ',' order by {number}) from {table} x where x.{of} = c.oid)"
+        for table, of, number in (
+            ("pg_attribute", "attrelid", "x.attnum"),
+            ("pg_index", "indrelid", "x.indexrelid"),
+            ("pg_constraint", "conrelid", "x.oid"),
+        )
+    ]
+    return (
+        f"select concat_ws(' ', c.xmin, n.nspname, c.relname, row_security_active(c.oid), {', '.join(parts)}) "
+        f"from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = {oid}"
+    )
+
+
+def shape(db: Connection, oid: int) -> str | None:
+    """None for a table that is gone."""
+    row = db.execute(shape_query(oid)).fetchone()
+    return None if row is None else str(row[0])
+
+
 def _like(text: str | None, same: str) -> str | None:
     if text is None or same == "=":
         return text
@@ -161,15 +187,18 @@ def _table(db: Connection, row: Sequence[Any]) -> Table:
     oid, folder, name, kind, rows, pages, rights, row_security, has_heirs = row
     listed = db.execute(
         "select a.attname, a.atttypid, a.atttypmod, format_type(a.atttypid, a.atttypmod), "
-        "a.attnotnull, a.attgenerated <> '', coalesce(l.collisdeterministic, true) "
+        "a.attnotnull, a.attgenerated <> '', coalesce(l.collisdeterministic, true), a.attnum, "
+        "a.attlen = -1 and a.attstorage <> 'p' "
         "from pg_attribute a left join pg_collation l on l.oid = a.attcollation "
         "where a.attrelid = %s and a.attnum > 0 and not a.attisdropped order by a.attnum",
         (oid,),
     ).fetchall()
     types = find_types(db, {row[1] for row in listed})
     columns = {
-        name: PgColumn(name, types[type_], modifier, label, not_null, generated, exact)
-        for name, type_, modifier, label, not_null, generated, exact in listed
+        name: PgColumn(
+            name, types[type_], modifier, label, not_null, generated, exact, number, large
+        )
+        for name, type_, modifier, label, not_null, generated, exact, number, large in listed
     }
     indexes = db.execute(
         "select array(select a.attname::text from unnest(i.indkey[0:i.indnkeyatts - 1]) with ordinality "
@@ -209,15 +238,18 @@ def tables_and_views(db: Connection) -> list[Entry]:
     found = db.execute(
         "select case when n.nspname = 'public' then c.relname else n.nspname || '.' || c.relname end, "
         "case c.relkind when 'v' then 'view' when 'm' then 'view' else 'table' end, "
-        "case when c.relkind in ('r', 'm') and c.reltuples >= 0 then c.reltuples::bigint end "
-        "from pg_class c join pg_namespace n on n.oid = c.relnamespace "
+        "case when c.relkind in ('r', 'm') and c.reltuples >= 0 then c.reltuples::bigint end, "
+        "c.relname, n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace "
         "where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname !~ '^pg_' and not c.relispartition "
         "and n.nspname <> 'information_schema' and c.relname !~ '^_dataflare_' "
         "and has_schema_privilege(n.oid, 'usage') "
         "and (has_table_privilege(c.oid, 'select') or has_any_column_privilege(c.oid, 'select')) "
         "order by 1"
     ).fetchall()
-    return [Entry(str(name), str(kind), {"table": str(name)}, rows) for name, kind, rows in found]
+    return [
+        Entry(str(name), str(kind), {"table": str(name)}, rows, str(table), str(schema))
+        for name, kind, rows, table, schema in found
+    ]
 
 
 def find_types(db: Connection, oids: Iterable[int]) -> dict[int, PgType]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dataflare.model.units import Duration
-from dataflare.sdk.sql.config import Cuts, ServerOptions, ServerReadOptions, SqlOptions
+from dataflare.sdk.sql.change_facts import DESCRIPTION, Fact
+from dataflare.sdk.sql.config import (
+    Cuts,
+    ServerOptions,
+    ServerReadOptions,
+    SoftDeletes,
+    SqlOptions,
+)
 
 
 class PostgresConfig(ServerOptions):
@@ -40,11 +47,40 @@ class Sharding(Cuts):
         return self
 
 
+class Changes(BaseModel):
+    """How the changes of a table are read from the server's log."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    slot: str | None = Field(
+        None,
+        pattern="^[a-z0-9_]{1,63}$",
+        description="the replication slot, made if it is not there; by default one of this workflow and step",
+    )
+    publication: str | None = Field(
+        None,
+        min_length=1,
+        max_length=63,
+        description="the publication with the table, made if it is not there; by default one of this workflow and step",
+    )
+    snapshot: Literal["initial", "never"] = Field(
+        "initial",
+        description="initial: the first run reads the table, and then its changes; never: only changes, from the "
+        "position of the slot on",
+    )
+    stop: Literal["latest"] | None = Field(
+        None,
+        description="latest: read the changes that are there when the run starts, and end; the next run goes on there. "
+        "By default the source has no end, except in a workflow with mode batch",
+    )
+    metadata: list[Fact] = Field(default_factory=list, description=DESCRIPTION)
+
+
 class PostgresSourceConfig(ServerReadOptions, PostgresConfig):
-    later: ClassVar[dict[str, str]] = {
-        "cdc": "read 'incremental', or in full into a destination with mode upsert",
-        "tables": "write a source for each table",
-    }
+    cdc: bool | Changes = Field(
+        False,
+        description="read the table and then its changes from the server's log: true, or the options of it",
+    )
 
     table: str | None = Field(
         None, min_length=1, description="the table or view to read: name, or schema.name"
@@ -52,6 +88,23 @@ class PostgresSourceConfig(ServerReadOptions, PostgresConfig):
     sharding: Sharding | None = Field(
         None, description="divide the read into parts by other rules than ranges of the key"
     )
+
+    @property
+    def changes(self) -> Changes | None:
+        """How changes are read; None where they are not."""
+        if isinstance(self.cdc, Changes):
+            return self.cdc
+        return Changes.model_validate({}) if self.cdc else None
+
+    @model_validator(mode="after")
+    def _followed(self) -> Self:
+        if self.changes is not None:
+            for name in ("query", "incremental", "sharding"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"'cdc' reads a whole table and its changes: leave '{name}' out"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _divided(self) -> Self:
@@ -63,7 +116,7 @@ class PostgresSourceConfig(ServerReadOptions, PostgresConfig):
         return self
 
 
-class PostgresDestinationConfig(SqlOptions, PostgresConfig):
+class PostgresDestinationConfig(SqlOptions, SoftDeletes, PostgresConfig):
     table: str = Field(min_length=1, description="the table to write: name, or schema.name")
     create_table: bool = Field(
         True,

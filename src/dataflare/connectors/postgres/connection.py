@@ -7,7 +7,7 @@ set inside each transaction, so that a pooler may give every transaction another
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -114,6 +114,24 @@ class Server(Discreet, frozen=True):
         settings = self.settings(extra)
         connection.execute(_SET_SQL, (list(settings), list(settings.values())))
 
+    def beginning(self, connection: psycopg.Connection[tuple[Any, ...]]) -> str:
+        """The statements that begin a transaction of a writer, with DataFlare's settings; the second one gives the
+        process id of the session. Raises psycopg's errors."""
+        settings = self.settings()
+        known = connection.execute(
+            "select lower(name) from pg_settings where lower(name) = any(%s)",
+            ([name.lower() for name in settings],),
+        ).fetchall()
+        names = {name for (name,) in known}
+        # Committed rows must survive a crash of the server, for any default of the user.
+        durable = "case current_setting('synchronous_commit') when 'off' then set_config('synchronous_commit', 'on', true) end"
+        sets = [
+            f"set_config('{name}', '{value}', true)"
+            for name, value in settings.items()
+            if name.lower() in names
+        ]
+        return f"begin; select pg_backend_pid(), {', '.join([durable, *sets])}"
+
 
 # Older servers do not have every setting; user-defined settings have a dot.
 _SET_SQL = (
@@ -175,6 +193,13 @@ class ArrowConnection:
         self._cursor.execute(sql, rows)
         self._cursor.fetch_arrow()
 
+    def convert(self, sql: str, texts: Sequence[str]) -> pl.DataFrame:
+        """The result of a statement whose `$1` is an array of texts. Raises the driver's errors."""
+        self._cursor.execute(sql, pl.DataFrame({"v": [list(texts)]}))
+        frame = pl.from_arrow(self._cursor.fetch_arrow_table())
+        assert isinstance(frame, pl.DataFrame)
+        return _plain(frame)
+
     def stream(self, sql: str) -> Iterator[pl.DataFrame]:
         """The result in frames of a few megabytes. Raises the driver's errors."""
         try:
@@ -189,6 +214,10 @@ class ArrowConnection:
                 yield _plain(frame)
         finally:
             reader.close()
+
+    def end(self) -> None:
+        """End the transaction, so that another may begin. Raises the driver's errors."""
+        self._cursor.execute("commit")
 
     def abort(self) -> None:
         """Stop the running statement; from any thread. Never raises."""

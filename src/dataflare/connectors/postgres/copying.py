@@ -20,13 +20,15 @@ from dataflare.connectors.postgres.rules import checks, is_orphan
 from dataflare.connectors.postgres.types import PgType
 from dataflare.errors import DataError, DataFlareError
 from dataflare.formats.far_times import far_columns
-from dataflare.formats.text_write import for_python
+from dataflare.formats.text_write import python_row
 from dataflare.model.types import DataType, Schema
 from dataflare.sdk.sql.names import listed
 from dataflare.sdk.sql.refusals import Pace, Refusal, sift, with_row
 
 _COPY_LINE = re.compile(r"^COPY .*?, \S+ (\d+)", re.MULTILINE)
 _SAVEPOINT = "_dataflare_copy"
+_FEW = 1_000
+"""So few rows are sent before another thread has begun."""
 
 
 class Copier(Struct, frozen=True):
@@ -123,6 +125,9 @@ class Sender:
             cells = copier.encode(rows)
             data = csv_bytes(cells)
         self.drain()
+        if rows.height <= _FEW:
+            _send(copier, rows, cells, data, names, step)
+            return
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "dataflare-postgres-copy")
         self._flying = self._thread.submit(_send, copier, rows, cells, data, names, step)
@@ -139,7 +144,7 @@ class Sender:
                 try:
                     refuse_loss(one, copier.types, copier.limits)
                 except DataError as error:
-                    row = for_python(one).row(0, named=True)
+                    row = python_row(one)
                     raise with_row(error, row, [n for n in names if n in row]).at(
                         step=step
                     ) from None
@@ -169,7 +174,7 @@ def _refuse_far(copier: Copier, rows: pl.DataFrame, names: Sequence[str], step: 
         for at in range(rows.height):
             one = rows.select(schema.names).slice(at, 1)
             if name in far_columns(one, schema):
-                row = for_python(one).row(0, named=True)
+                row = python_row(one)
                 error = DataError(
                     f"column '{name}' has {row[name]}, which is too far away for PostgreSQL",
                     code="E0511",
@@ -192,7 +197,7 @@ def _send(
     except DataError as error:
         at = row_of(error, cells, rows.height)
         if at is not None:
-            row = for_python(rows.slice(at, 1)).row(0, named=True)
+            row = python_row(rows, at)
             error_with_row = with_row(error, row, [name for name in names if name in row])
             raise error_with_row.at(step=step) from error.__cause__
         raise error.at(step=step) from error.__cause__

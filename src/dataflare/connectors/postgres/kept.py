@@ -38,7 +38,7 @@ def declarations_of(relation: Relation, names: Iterable[str], *, full: bool) -> 
     columns = {
         column.name: _declaration(table.columns[column.name], column)
         for column in relation.columns
-        if column.name in wanted
+        if column.name in wanted and not column.is_fact
     }
     return Declarations("postgres", columns, table.primary if full else ()).renamed(
         {name: name for name in columns}

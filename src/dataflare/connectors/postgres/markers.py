@@ -18,10 +18,10 @@ from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import error_facts, postgres_errors
 from dataflare.errors import DataFlareError, SystemError_
 from dataflare.sdk.sql import marker
-from dataflare.sdk.sql.marker import MARKER_TABLE
+from dataflare.sdk.sql.marker import MARKER_COLUMNS, MARKER_TABLE
 from dataflare.sdk.sql.names import quoted
 from dataflare.sdk.sql.server_errors import is_lost
-from dataflare.sdk.sql.sql_store import SqlMarkers
+from dataflare.sdk.sql.sql_markers import SqlMarkers
 from dataflare.sdk.sql.store import TableStore, Target
 
 MAKING = "select pg_advisory_xact_lock(7236837460982174)"
@@ -43,6 +43,10 @@ class PostgresMarkers(SqlMarkers):
         self._connection: Connection | None = None
         self.backend = 0
         """The server's process id of this session."""
+        self._folders: dict[str, str] = {}
+        """By table, its schema, once it was asked for."""
+        self._columns: dict[str, set[str]] = {}
+        """By marker table, its columns: the same, and only where it is there."""
 
     @property
     def _db(self) -> Connection:
@@ -73,13 +77,18 @@ class PostgresMarkers(SqlMarkers):
         return None if folder is None else f"{quoted(folder)}.{MARKER_TABLE}"
 
     def marker_columns(self, place: str) -> set[str]:
+        if place in self._columns:
+            return self._columns[place]
         rows = self.rows(
             "select a.attname from pg_attribute a join pg_class c on c.oid = a.attrelid "
             "join pg_namespace n on n.oid = c.relnamespace where a.attnum > 0 and not a.attisdropped "
             """and '"' || replace(n.nspname, '"', '""') || '".' || c.relname = %s""",
             [place],
         )
-        return {str(name) for (name,) in rows}
+        columns = {str(name) for (name,) in rows}
+        if columns >= set(MARKER_COLUMNS):
+            self._columns[place] = columns
+        return columns
 
     def make_marker_table(self, target: Target) -> str:
         """Its full name: `take_over` has made it."""
@@ -118,8 +127,13 @@ class PostgresMarkers(SqlMarkers):
 
     def _folder(self, target: Target) -> str | None:
         """The schema of the table; the marker is in it too."""
-        table = self.find(target.table)
-        return table.folder if table else catalog.new_place(self._db, target.table)[0]
+        folder = self._folders.get(target.table)
+        if folder is None:
+            table = self.find(target.table)
+            folder = table.folder if table else catalog.new_place(self._db, target.table)[0]
+            if table:
+                self._folders[target.table] = table.folder
+        return folder
 
     def is_lost(self, error: DataFlareError) -> bool:
         return is_lost(error)

@@ -19,6 +19,7 @@ from dataflare.connectors.postgres.rules import PLACE, checks, is_orphan
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import DataType
+from dataflare.sdk.sql import soft_deletes
 from dataflare.sdk.sql.names import listed, quoted
 from dataflare.sdk.sql.refusals import Pace, Refusal, rowwise, sift
 from dataflare.sdk.sql.store import Target
@@ -37,16 +38,25 @@ class Keys:
         columns = [(target.schema[name], into.columns[name]) for name in target.key]
         self._names = list(target.key)
         self._is_unique = all(_same_here(type_, column) for type_, column in columns)
+        self._first: pl.DataFrame | None = None
         self._hashes: list[pl.Series] = []
         self._rows = 0
 
-    def add(self, frame: pl.DataFrame) -> None:
+    def add(self, frame: pl.DataFrame, *, distinct: bool) -> None:
+        """distinct: no key is in the frame twice."""
         self._rows += frame.height
         if self._rows > _KEYS_MAX:
             self._is_unique = False
             self._hashes.clear()
-        if self._is_unique:
-            self._hashes.append(frame.select(self._names).hash_rows())
+        if not self._is_unique:
+            return
+        if distinct and self._first is None and not self._hashes:
+            self._first = frame.select(self._names)
+            return
+        for each in (self._first, frame):
+            if each is not None:
+                self._hashes.append(each.select(self._names).hash_rows())
+        self._first = None
 
     @property
     def unique(self) -> bool:
@@ -88,9 +98,31 @@ class Merge:
         rows = rowwise(frame, key).with_columns(pl.col(KIND_COLUMN).is_in(_LEAVING).alias(GONE))
         return (rows if deletes else rows.filter(~pl.col(GONE))).drop(KIND_COLUMN)
 
-    def run(self, db: Connection) -> None:
-        """Raises psycopg's errors; the transaction is then unchanged."""
-        self._try(db, self._statements())
+    def run(
+        self, db: Connection, *, deletes: bool, last: str | None, query: str | None
+    ) -> str | None:
+        """The merge, with one message to the server. deletes: whether rows are to be deleted. last: a statement that
+        belongs to it. query: run behind it; returns the one value of its result. Raises psycopg's errors; the transaction is
+        then unchanged."""
+        statements = [
+            f"savepoint {_SAVEPOINT}",
+            *self._statements(deletes=deletes),
+            *([last] if last is not None else []),
+            f"release {_SAVEPOINT}",
+            *([query] if query is not None else []),
+        ]
+        try:
+            cursor = db.execute("; ".join(statements).encode())
+        except psycopg.DatabaseError:
+            if not db.closed:
+                db.execute(f"rollback to {_SAVEPOINT}")
+            raise
+        if query is None:
+            return None
+        for _ in statements[1:]:
+            cursor.nextset()
+        row = cursor.fetchone()
+        return None if row is None else row[0]
 
     def sift(
         self, db: Connection, errors: Callable[[], Any], pace: Pace, *, first_only: bool = False
@@ -174,26 +206,32 @@ class Merge:
             raise
         db.execute(f"release {_SAVEPOINT}")
 
-    def _statements(self, places: tuple[int, int] | None = None) -> list[str]:
-        """places: only staged rows from the first to before the second."""
+    def _statements(
+        self, places: tuple[int, int] | None = None, *, deletes: bool = True
+    ) -> list[str]:
+        """places: only staged rows from the first to before the second. deletes: whether some of them are deleted."""
         target = self._target
-        names = [name for name in target.schema.names if name in self._into.columns]
+        there = (name for name in target.schema.names if name in self._into.columns)
+        names = [name for name in there if name != target.deleted_at]
         rows = self._picked(names, places)
         insert = f"insert into {self._into.sql} as t ({listed(names)}) overriding system value "
         plain = f"select {listed(names)} from ({rows}) as p where not {GONE}"
         if not target.key:
             return [insert + plain, *checks(self._deferred)]
         statements = [f"{insert}{plain} {self._on_conflict(names)}"]
-        if target.mode == "mirror":
+        if target.mode == "mirror" and deletes:
             statements.insert(0, self._delete(rows))
         return [*statements, *checks(self._deferred)]
 
     def _on_conflict(self, names: Sequence[str]) -> str:
         target = self._target
         others = [name for name in names if name not in target.key]
-        if not others:
+        if not others and target.deleted_at is None:
             return f"on conflict ({listed(target.key)}) do nothing"
-        moved = ", ".join(f"{quoted(n)} = excluded.{quoted(n)}" for n in others)
+        sets = [f"{quoted(n)} = excluded.{quoted(n)}" for n in others]
+        if target.deleted_at is not None:
+            sets.append(f"{quoted(target.deleted_at)} = null")
+        moved = ", ".join(sets)
         clause = f"on conflict ({listed(target.key)}) do update set {moved}"
         if target.sequence is not None:
             s = quoted(target.sequence)
@@ -205,6 +243,9 @@ class Merge:
         if self._target.sequence is not None:
             s = quoted(self._target.sequence)
             same.append(f"(p.{s} >= t.{s} or t.{s} is null)")
+        if self._target.deleted_at is not None:
+            gone = [f"p.{GONE}", *same]
+            return soft_deletes.marking(self._target, self._into.sql, f"({rows}) as p", gone)
         return (
             f"delete from {self._into.sql} as t using ({rows}) as p "
             f"where p.{GONE} and {' and '.join(same)}"

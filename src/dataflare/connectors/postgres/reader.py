@@ -15,7 +15,7 @@ from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.connectors.postgres.originals import original
 from dataflare.connectors.postgres.relation import Column, sql_text
 from dataflare.connectors.postgres.shards import condition
-from dataflare.connectors.postgres.snapshot import SharedSnapshot
+from dataflare.connectors.postgres.snapshot import Snapshot
 from dataflare.sdk.sql import relation as relations
 from dataflare.sdk.sql.names import quoted
 from dataflare.sdk.sql.relation import with_values
@@ -30,7 +30,7 @@ class Reading(relations.Reading, frozen=True, kw_only=True):
     database as it is when reading begins."""
 
     server: Server
-    snapshot: SharedSnapshot | None = None
+    snapshot: Snapshot | None = None
 
     @property
     def application(self) -> str:

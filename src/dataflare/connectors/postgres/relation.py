@@ -27,7 +27,7 @@ from dataflare.sdk.sql.relation import refuse_twice
 class Column(relations.Column, frozen=True):
     """pg: its type for casts. sql: the SQL to select, with {} for the column. as_text: it is fetched as
     text and read as the contract's type. exact: PostgreSQL compares its values as DataFlare does. guard:
-    see Meaning. base: its type's name, below domains."""
+    see Meaning. base: its type's name, below domains. is_fact: it is a fact of a change, and the table has no such column."""
 
     pg: str = ""
     sql: str = "{}"
@@ -35,6 +35,7 @@ class Column(relations.Column, frozen=True):
     exact: bool = False
     guard: str | None = None
     base: str = ""
+    is_fact: bool = False
 
     def selected(self) -> str:
         return self.sql.format(quoted(self.name))
@@ -101,10 +102,19 @@ def _table(db: Connection, server: Server, name: str) -> Relation:
             help=f"grant select on {table.sql}",
         )
     columns = tuple(
-        _column(c.name, c.type, c.modifier, exact=c.exact) for c in table.columns.values()
+        column_of(c.name, c.type, c.modifier, exact=c.exact) for c in table.columns.values()
     )
     key = table.keys[0] if table.keys else ()
-    return Relation(label, table.sql, columns, key=key, table=table, is_table=True, rows=table.rows)
+    return Relation(
+        label,
+        table.sql,
+        columns,
+        key=key,
+        table=table,
+        is_table=True,
+        rows=table.rows,
+        primary=table.primary,
+    )
 
 
 def _query(db: Connection, server: Server, query: str) -> Relation:
@@ -117,7 +127,7 @@ def _query(db: Connection, server: Server, query: str) -> Relation:
     names = [name for name, _, _ in described.columns]
     refuse_twice(names, spot)
     sql, values = _bound(query, numbered, [type_.label for type_ in described.params])
-    columns = tuple(_column(n, t, m) for n, t, m in described.columns)
+    columns = tuple(column_of(n, t, m) for n, t, m in described.columns)
     return Relation("the query", f"({sql}\n) as q", columns, values=values)
 
 
@@ -150,7 +160,8 @@ def _refused(error: psycopg.Error, server: Server) -> DataFlareError:
     return translated(error, server.label, "the query")
 
 
-def _column(name: str, type_: PgType, modifier: int, *, exact: bool = True) -> Column:
+def column_of(name: str, type_: PgType, modifier: int, *, exact: bool = True) -> Column:
+    """A column of a table or query, as it is read."""
     meaning = meaning_of(type_, modifier)
     return Column(
         name,

@@ -7,7 +7,7 @@ holder ends, the snapshot ends, and a reader that has not taken it yet reads the
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 
@@ -15,6 +15,13 @@ from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import error_facts, postgres_errors
 
 _CANNOT_EXPORT = ("0A000", "25006", "55000")
+
+
+class Snapshot(Protocol):
+    """What readers see together."""
+
+    def take(self, server: Server, name: str) -> str | None:
+        """Its id on the server; None if the server cannot share one."""
 
 
 class SharedSnapshot:

@@ -7,13 +7,26 @@ the server live; after a crash the unfinished parts continue from their last key
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 from msgspec.structs import replace
 
 from dataflare.connectors.postgres.catalog import Connection, tables_and_views
+from dataflare.connectors.postgres.cdc.following import Confirmed, Followed
+from dataflare.connectors.postgres.cdc.objects import (
+    check_server,
+    drop_publication,
+    drop_slot,
+    kept_log,
+)
+from dataflare.connectors.postgres.cdc.place import Place
+from dataflare.connectors.postgres.cdc.reader import ChangeReader
+from dataflare.connectors.postgres.cdc.resyncing import states as resync_states
+from dataflare.connectors.postgres.cdc.source import ChangeSource, end_of_log
+from dataflare.connectors.postgres.checksums import DIGESTS, own_text, texts
 from dataflare.connectors.postgres.config import PostgresSourceConfig
 from dataflare.connectors.postgres.connection import Server, load_driver
 from dataflare.connectors.postgres.errors import postgres_errors
@@ -21,21 +34,30 @@ from dataflare.connectors.postgres.facts import server_facts
 from dataflare.connectors.postgres.incremental import IncrementalReader, check_incremental
 from dataflare.connectors.postgres.kept import declarations_of
 from dataflare.connectors.postgres.reader import KeyReader, Reading, StreamReader
-from dataflare.connectors.postgres.relation import Relation, find_relation
+from dataflare.connectors.postgres.relation import Column, Relation, find_relation
 from dataflare.connectors.postgres.shards import make_splits
 from dataflare.connectors.postgres.snapshot import SharedSnapshot
-from dataflare.model.progress import Split
+from dataflare.model.progress import Position, Split
+from dataflare.sdk import resyncs
 from dataflare.sdk.catalog import Entry
 from dataflare.sdk.declarations import Declarations
-from dataflare.sdk.source import Replay, SplitReader
+from dataflare.sdk.logs import KeptLog, SupportsLog
+from dataflare.sdk.source import Replay, SplitReader, SupportsCommits
+from dataflare.sdk.sql.checksums import SupportsChecksums
 from dataflare.sdk.sql.config import Incremental
 from dataflare.sdk.sql.incremental import State
-from dataflare.sdk.sql.source import ServerTableSource, SupportsTables
+from dataflare.sdk.sql.names import at_step, quoted
+from dataflare.sdk.sql.table_streams import TableStreams
 from dataflare.sdk.threads import in_thread
 
 
-class PostgresSource(ServerTableSource[Relation], SupportsTables[Relation]):
-    """Rows of a table, view or query."""
+class PostgresSource(
+    TableStreams[Relation],
+    SupportsChecksums[Relation],
+    SupportsCommits,
+    SupportsLog,
+):
+    """Rows of a table, view or query, or a table and its changes."""
 
     type = "postgres"
     Config = PostgresSourceConfig
@@ -47,12 +69,21 @@ config:
   table: public.orders
 """
     dialect = "postgres"
+    digests = DIGESTS
 
     config: PostgresSourceConfig
 
+    finds_new_fields = True
+    resyncs = True
+
     def __init__(self, config: PostgresSourceConfig, context: Any) -> None:
         super().__init__(config, context)
-        self._snapshot = SharedSnapshot()
+        # Many tables are read in one snapshot.
+        shared = {} if context.shared is None else context.shared
+        self._snapshot: SharedSnapshot = shared.setdefault("snapshot", SharedSnapshot())
+        self._confirmed = Confirmed()
+        self.finds_new_fields = config.changes is not None
+        self._log: ChangeSource | None = None
 
     @property
     def server(self) -> Server:
@@ -65,9 +96,32 @@ config:
         self.server.begin(db, "read only")
         return tables_and_views(db)
 
+    def check_log(self, db: Connection) -> None:
+        if self.log is not None:
+            check_server(db, self.server.label)
+
     def find_in(self, db: Connection) -> Relation:
         self.server.begin(db, "read only")
-        return find_relation(db, self.server, self.config, self.contract)
+        relation = find_relation(db, self.server, self.config, self.contract)
+        log = self.log
+        return relation if log is None else log.look(db, relation, self.server.label)
+
+    @property
+    def log(self) -> ChangeSource | None:
+        options = self.config.changes
+        if options is not None and self._log is None:
+            stops = options.stop is not None or self.in_batch
+            self._log = ChangeSource(
+                options=options, context=self.context, stops=stops,
+                copies=options.snapshot == "initial", facts=tuple(options.metadata),
+            )  # fmt: skip
+        return self._log
+
+    def log_name(self) -> str:
+        return self.followed(None).name
+
+    def tables_begun(self, position: Mapping[str, Any]) -> Set[str]:
+        return {table.name for table in Place.from_json(position).tables.values()}
 
     def check_incremental(self, relation: Relation, config: Incremental) -> None:
         check_incremental(relation, config)
@@ -82,6 +136,11 @@ config:
         return relation.column(name).exact
 
     async def splits(self, carried: Mapping[str, Any] | None = None) -> Sequence[Split]:
+        if self.log is not None:
+            until = None
+            if self.log.stops:
+                until = await in_thread(self.with_db, "the end of its log", end_of_log)
+            return [self.log.split(carried, until)]
         listed, _ = await asyncio.gather(super().splits(carried), in_thread(load_driver))
         return listed
 
@@ -98,6 +157,76 @@ config:
     def reading(self, relation: Relation) -> Reading:
         return Reading(**self.read_options(relation), server=self.server)
 
+    async def open(self, split: Split, position: Position | None) -> SplitReader:
+        log = self.log
+        if log is None:
+            return await super().open(split, position)
+        start = split.data["start"] if position is None else position.value
+        until = split.data["until"] if log.stops else None
+        if log.stops and until is None:  # a run that had no end is ended by one that has
+            until = await in_thread(self.with_db, "the end of its log", end_of_log)
+        tables = [
+            each.followed(
+                stream, self.not_truncated.get(stream), self.needs_unchanged.get(stream, {})
+            )
+            for stream, each in await self.followed_members()
+        ]
+        following = log.following(
+            self.server, self.context.step, tables, start, until, has_event_time=self.has_event_time
+        )
+        return ChangeReader(following, Place.from_json(start) if start else None, self._confirmed)
+
+    def followed(
+        self,
+        stream: str | None,
+        not_truncated: str | None = None,
+        needs_unchanged: Mapping[str, str] = MappingProxyType({}),
+    ) -> Followed:
+        """Its table, as a reader of changes gets it. Called after `look`. The others: as in Followed."""
+        assert self._relation is not None
+        assert self.log is not None
+        reading, gives_new = self.reading(self._relation), self.gives_new()
+        return self.log.followed(
+            stream, reading, gives_new=gives_new, not_truncated=not_truncated,
+            needs_unchanged=needs_unchanged,
+        )  # fmt: skip
+
+    async def committed(self, positions: Mapping[str, Position]) -> None:
+        for position in positions.values():
+            if self.log is not None and position.value:
+                place = Place.from_json(position.value)
+                await in_thread(self._confirmed.confirm, self.server, place.slot, place.lsn)
+                await in_thread(self._tell_resyncs, place)
+
+    def _tell_resyncs(self, place: Place) -> None:
+        folder = self.context.folder
+        if folder is not None and (asked := resyncs.asked(folder)):
+            resyncs.tell(folder, resync_states(place, asked, self.context.step))
+
+    async def kept_log(self, position: Mapping[str, Any]) -> KeptLog | None:
+        if self.log is None:
+            return None
+        names = self.log.names(self.server.label, position)
+        behind = Place.from_json(position).lsn if position else None
+        return await in_thread(
+            self.with_db, "the state of its slot", lambda db: kept_log(db, names, behind)
+        )
+
+    async def drop_log(self) -> list[str]:
+        return [] if self.log is None else await in_thread(self._drop_log, self.log)
+
+    def _drop_log(self, log: ChangeSource) -> list[str]:
+        names = log.names(self.server.label, {})
+
+        def drop(db: Connection) -> list[str]:
+            dropped = [f"slot {names.slot}"] if drop_slot(db, names) else []
+            if drop_publication(db, names):
+                dropped.append(f"publication {names.publication}")
+            return dropped
+
+        with at_step(self.context.step):
+            return self.with_db("dropping its slot", drop)
+
     def open_part(self, relation: Relation, split: Split, start: Mapping[str, Any]) -> SplitReader:
         reading = replace(self.reading(relation), snapshot=self._snapshot)
         reader = KeyReader if relation.key and "block" not in split.data else StreamReader
@@ -105,6 +234,26 @@ config:
 
     def open_new(self, relation: Relation, config: Incremental, state: State) -> SplitReader:
         return IncrementalReader(self.reading(relation), config, state)
+
+    def texts(self, column: Column) -> Mapping[str, str]:
+        return texts(column)
+
+    def own_text(self, names: Sequence[str]) -> tuple[str, str] | None:
+        assert self._relation is not None
+        return own_text([self._relation.column(name) for name in names])
+
+    def identifier(self, name: str) -> str:
+        return quoted(name)
+
+    def asked(
+        self, db: Connection, relation: Relation, sql: Callable[[str], str]
+    ) -> list[tuple[Any, ...]]:
+        self.server.begin(db, "isolation level repeatable read read only")
+        values = dict(relation.values)
+        statement = sql(self.reading(relation).where(values))
+        for setting in values.items():
+            db.execute("select set_config(%s, %s, true)", setting)
+        return db.execute(statement).fetchall()
 
     def declarations(self) -> Declarations | None:
         relation = self._relation

@@ -15,59 +15,40 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 import polars as pl
-import psycopg
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from dataflare.connectors.postgres import catalog, tables
-from dataflare.connectors.postgres.catalog import Table
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.copying import Copier, Orphans, Sender
-from dataflare.connectors.postgres.errors import error_facts
-from dataflare.connectors.postgres.exactness import Limit, limits
-from dataflare.connectors.postgres.markers import MAKING, PostgresMarkers
-from dataflare.connectors.postgres.merge import GONE, Keys, Merge
-from dataflare.connectors.postgres.rules import PLACE, copy_rules, deferred, is_orphan
+from dataflare.connectors.postgres.markers import MAKING
+from dataflare.connectors.postgres.merge import GONE, Merge
+from dataflare.connectors.postgres.ready import Ready, ReadyTables
+from dataflare.connectors.postgres.rules import PLACE, is_orphan
 from dataflare.connectors.postgres.types import PgType
-from dataflare.errors import DataError
+from dataflare.connectors.postgres.updating import update
+from dataflare.errors import DataError, DataFlareError
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import DataType, Schema
-from dataflare.sdk.sql import sweeping
-from dataflare.sdk.sql.fold import fold, refuse_null_keys, rows_to_append
+from dataflare.sdk.sql import soft_deletes, sweeping
+from dataflare.sdk.sql.fold import last_of_each, refuse_null_keys, rows_to_append
 from dataflare.sdk.sql.growth import outgrown
 from dataflare.sdk.sql.names import listed, quoted
-from dataflare.sdk.sql.refusals import Pace, Refusal
-from dataflare.sdk.sql.store import Target
+from dataflare.sdk.sql.refusals import Refusal
+from dataflare.sdk.sql.store import Target, TransactionEnded
 from dataflare.sdk.sql.sweeping import Sweep
-from dataflare.sdk.sql.tables import several_rows
+
+_CHECK = "set constraints all immediate"
 
 
-class Ready(Struct):
-    """A table that rows may go into. into: the table, or the staging table of an overwrite. stage:
-    the temporary table of rows with a key. staged: the number of rows in it. keys: of these rows.
-    deferred: deferred constraints. limits: of columns that round. pace: how many rows to try at
-    once."""
-
-    target: Target
-    into: Table
-    stage: str | None = None
-    staged: int = 0
-    keys: Keys | None = None
-    deferred: tuple[str, ...] = ()
-    limits: dict[str, Limit] = field(default_factory=dict)
-    pace: Pace = field(default_factory=Pace)
-
-
-class PostgresStore(PostgresMarkers):
+class PostgresStore(ReadyTables):
     """One connection and its transactions."""
 
     def __init__(self, server: Server, lineage: str, attempt: int, *, aside: bool = False) -> None:
         super().__init__(server, lineage, attempt, aside=aside)
-        self._ready: dict[str, Ready] = {}
         self._refused: dict[str, list[Refusal]] = {}
         self._orphans: dict[str, list[Orphans]] = {}
-        self._stages = 0
         self._sender = Sender()
+        self._beginning = ""
 
     def errors(self, subject: str) -> AbstractContextManager[None]:
         """For each use of the connection: wait for the rows in progress first."""
@@ -88,16 +69,18 @@ class PostgresStore(PostgresMarkers):
 
     def begin(self) -> None:
         with self.errors("beginning"):
-            self._server.begin(self._db)
-            # Committed rows must survive a crash of the server, for any default of the user.
-            self.run(
-                "select set_config('synchronous_commit', 'on', true) "
-                "where current_setting('synchronous_commit') = 'off'"
-            )
+            if not self._beginning:
+                self._beginning = self._server.beginning(self._db)
+            cursor = self._db.execute(self._beginning)
+            cursor.nextset()
+            row = cursor.fetchone()
+            assert row is not None
+            self.enter(row[0])
 
     def commit(self) -> None:
         with self.errors("commit"):
             self.run("commit")
+        self.keep_ready()
         self._forget()
 
     def rollback(self) -> None:
@@ -134,88 +117,6 @@ class PostgresStore(PostgresMarkers):
 
     # -- rows --------------------------------------------------------------------------------------
 
-    def make_ready(self, target: Target) -> Ready:
-        """Create or widen the table for the rows, and the other tables that are needed."""
-        with self.errors(f"table '{target.table}'"):
-            table = tables.require(self._db, self._server, target)
-            if table is not None:
-                tables.refuse_misfits(target, table)
-            if target.mode == "overwrite":
-                return self._with_staging(target, table)
-            if table is None:
-                table = self._make_table(target)
-            statements = tables.widening(target, table, self._server)
-            for statement in statements:
-                self.run(statement)
-            if statements:
-                table = self._existing(target)
-            if target.mode in ("upsert", "mirror"):
-                self._make_unique(target, table)
-            ready = Ready(target, table, limits=limits(table))
-            if target.key or table.row_security:
-                self._make_stage(ready)
-            if target.sift:
-                ready.deferred = deferred(self._db, table)
-        return ready
-
-    def _make_table(self, target: Target) -> Table:
-        """The new table. If two runs create it at the same time, the second waits for the first
-        one's transaction, and finds the table."""
-        self.run(MAKING)
-        table = catalog.find_table(self._db, target.table)
-        if table is None:
-            folder, name = catalog.new_place(self._db, target.table)
-            self.run(tables.creation(target, folder or "public", name))
-            table = self._existing(target)
-        return table
-
-    def _existing(self, target: Target) -> Table:
-        table = catalog.find_table(self._db, target.table)
-        assert table is not None
-        return table
-
-    def _with_staging(self, target: Target, table: Table | None) -> Ready:
-        folder, name = self._place(target)
-        assert folder is not None
-        staging = tables.staging_name(target, name)
-        staging_table = catalog.find_exact(self._db, folder, staging)
-        if staging_table is None:
-            place = f"{quoted(folder)}.{quoted(staging)}"
-            self.run(tables.staging_creation(target, table, place))
-            if target.sift and table is not None:
-                staging_table = catalog.find_exact(self._db, folder, staging)
-                assert staging_table is not None
-                copy_rules(self._db, table, staging_table)
-        else:
-            for statement in tables.widening(
-                replace(target, create_table=True), staging_table, self._server
-            ):
-                self.run(statement)
-        into = catalog.find_exact(self._db, folder, staging)
-        assert into is not None
-        late = deferred(self._db, into) if target.sift else ()
-        return Ready(target, into, deferred=late, limits=limits(into))
-
-    def _make_unique(self, target: Target, table: Table) -> None:
-        statement = tables.unique_index(target, table)
-        if statement is None:
-            return
-        try:
-            self.run(statement)
-        except psycopg.errors.UniqueViolation as error:
-            raise several_rows(target, table.label, [error_facts(error).detail]) from error
-
-    def _make_stage(self, ready: Ready) -> None:
-        self._stages += 1
-        if ready.target.key:
-            ready.keys = Keys(ready.target, ready.into)
-        ready.stage = quoted(f"_dataflare_stage_{self._stages}")
-        columns = listed(field.name for field in ready.target.schema)
-        self._db.execute(
-            f"create temporary table {ready.stage} on commit drop as select {columns}, "
-            f"0::bigint as {PLACE}, false as {GONE} from {ready.into.sql} with no data"
-        )
-
     def write(self, target: Target, frame: pl.DataFrame, rows_before: int, first: int) -> None:
         """A later call may raise the server's error for these rows."""
         ready = self._ready_for(target, frame)
@@ -231,11 +132,16 @@ class PostgresStore(PostgresMarkers):
         rows = self._staged(target, frame.with_columns(numbers.alias(PLACE)))
         if not rows.height:
             return
+        if ready.has_old:
+            with self.errors("the stage"):
+                self.run(f"truncate {ready.stage}")
+            ready.has_old = False
         types = {**types, PLACE: DataType("int64"), GONE: DataType("bool")}
         self._copy(ready, ready.stage, rows, types, rows[PLACE])
         ready.staged += rows.height
+        ready.gone += int(rows[GONE].sum())
         if ready.keys is not None:
-            ready.keys.add(rows)
+            ready.keys.add(rows, distinct=not target.sift and target.sequence is None)
 
     def _staged(self, target: Target, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows for the stage, with GONE. One row for each key, except if other rows of the key
@@ -258,20 +164,17 @@ class PostgresStore(PostgresMarkers):
             events = Merge.events(frame, target.key, deletes=mirror)
             refuse_null_keys(frame, target.key)
             return events
-        changes = fold(frame, target.key, deletes=mirror)
-        parts = [
-            part.with_columns(pl.lit(is_deleted).alias(GONE))
-            for part, is_deleted in ((changes.upserts, False), (changes.deletes, True))
-        ]
-        return pl.concat(parts)
+        return last_of_each(frame, target.key, deletes=mirror, gone=GONE)
 
     def _ready_for(self, target: Target, frame: pl.DataFrame) -> Ready:
         """The tables for these columns. If there are new columns, the staged rows are merged
         first."""
         ready = self._ready.get(target.step)
         names = [n for n in frame.columns if n != KIND_COLUMN]
+        if ready is None and (kept := self.kept(target)) is not None:
+            ready = self._ready[target.step] = kept
         if ready is None and target.widens:
-            ready = self._ready[target.step] = self.make_ready(target)
+            ready = self._ready[target.step] = self.make_ready(target, target)
         if ready is not None and all(name in ready.target.schema for name in names):
             return self._grown(ready, frame)
         types = {f.name: f.type for f in (ready.target if ready else target).schema}
@@ -279,10 +182,10 @@ class PostgresStore(PostgresMarkers):
         wider = Schema.of([*types.items(), *((f.name, f.type) for f in fresh)])
         if ready is not None:
             self._unstage(ready)
-        return self._remade(replace(target, schema=wider), frame)
+        return self._remade(replace(target, schema=wider), target, frame)
 
-    def _remade(self, target: Target, frame: pl.DataFrame) -> Ready:
-        ready = self._ready[target.step] = self.make_ready(target)
+    def _remade(self, target: Target, asked: Target, frame: pl.DataFrame) -> Ready:
+        ready = self._ready[target.step] = self.make_ready(target, asked)
         return self._grown(ready, frame)
 
     def _grown(self, ready: Ready, frame: pl.DataFrame) -> Ready:
@@ -297,7 +200,7 @@ class PostgresStore(PostgresMarkers):
         with self.errors(f"table '{ready.target.table}'"):
             for name, each in wider.items():
                 self.run(tables.growth(ready.into, name, each))
-        return self._remade(ready.target, frame)
+        return self._remade(ready.target, ready.asked, frame)
 
     def _unstage(self, ready: Ready) -> None:
         """Merge the staged rows, and forget the stage."""
@@ -337,20 +240,43 @@ class PostgresStore(PostgresMarkers):
         names = target.key or target.schema.names[:3]
         self._sender.send(copier, rows, names, target.step)
 
+    def update(self, target: Target, frame: pl.DataFrame) -> None:
+        ready = self._ready_for(target, frame)
+        self._merge(ready)
+        self._sender.drain()
+        errors = partial(self.errors, f"table '{target.table}'")
+        update(self._db, ready.target, ready.into, frame, ready.limits, errors)
+
+    def empty(self, target: Target) -> None:
+        ready = self._ready.get(target.step) or self.kept(target)
+        ready = self._ready[target.step] = ready or self.make_ready(target, target)
+        self._sender.drain()
+        # Others may read the table until the commit.
+        with self.errors(f"table '{target.table}'"):
+            if target.deleted_at is not None:
+                self.run(soft_deletes.marking(target, ready.into.sql, "", []))
+            else:
+                self.run(f"delete from {ready.into.sql}")
+        ready.has_old |= ready.staged > 0
+        ready.emptied()
+
     def settle(self, target: Target, *, final: bool, left_out: int = 0) -> Sweep | None:
         sweep = None
         ready = self._ready.get(target.step)
         if ready is None and final:
-            ready = self._ready[target.step] = self.make_ready(target)
+            ready = self._ready[target.step] = self.make_ready(target, target)
+        is_checked = ready is not None and self._merge(ready, checks=True) and not target.sweeps
         if ready is not None:
-            self._merge(ready)
             self._send_orphans(target.step)
             if final and target.sweeps:
                 sweep = Sweep(self._sweep(ready, delete=not left_out), left_out)
             if final and target.mode == "overwrite":
                 self._publish(ready)
-        with self.errors(f"table '{target.table}'"):
-            self.run("set constraints all immediate")
+        if not is_checked:
+            with self.errors(f"table '{target.table}'"):
+                self.run(_CHECK)
+                if ready is not None and ready.shape is not None:
+                    self.settled(ready, catalog.shape(self._db, ready.into.oid))
         return sweep
 
     def refused(self, step: str) -> list[Refusal]:
@@ -367,9 +293,11 @@ class PostgresStore(PostgresMarkers):
         if lone:
             self._refused[step] = [r for r in self._refused[step] if r.row not in lone]
 
-    def _merge(self, ready: Ready) -> None:
+    def _merge(self, ready: Ready, *, checks: bool = False) -> bool:
+        """Put the staged rows into the table. checks: and check deferred constraints. Returns whether that was done.
+        Raises TransactionEnded if the table has been altered since an earlier transaction."""
         if ready.stage is None or not ready.staged:
-            return
+            return False
         merge = Merge(
             ready.target,
             ready.into,
@@ -382,21 +310,32 @@ class PostgresStore(PostgresMarkers):
         self._sender.drain()
         try:
             with errors():
-                merge.run(self._db)
-        except DataError as error:
+                # The table is locked by now, so what the catalogue says of it holds until the commit.
+                shape = merge.run(
+                    self._db,
+                    deletes=ready.gone > 0,
+                    last=_CHECK if checks else None,
+                    query=catalog.shape_query(ready.into.oid) if ready.shape is not None else None,
+                )
+        except DataFlareError as error:
+            if not self.is_lost(error) and self.is_altered(ready):
+                raise TransactionEnded from error
+            if not isinstance(error, DataError):
+                raise
             refused = merge.sift(self._db, errors, ready.pace, first_only=not ready.target.sift)
             if not ready.target.sift:
                 notes = merge.row_at(self._db, refused[0].row) if refused else []
                 error.notes[:0] = notes
                 raise
             self._refused.setdefault(ready.target.step, []).extend(refused)
+            checks = False
+        else:
+            self.settled(ready, shape)
         if ready.target.sweeps:
             self._note_keys(ready)
-        with self.errors("the stage"):
-            self.run(f"truncate {ready.stage}")
-        ready.staged = 0
-        if ready.keys is not None:
-            ready.keys = Keys(ready.target, ready.into)
+        ready.has_old = True
+        ready.emptied()
+        return checks
 
     # -- mirror ------------------------------------------------------------------------------------
 
@@ -445,7 +384,7 @@ class PostgresStore(PostgresMarkers):
         with self.errors(f"table '{target.table}'"):
             table = catalog.find_table(self._db, target.table)
             if table is not None:
-                self._empty(table)
+                tables.empty(self._db, table)
             _, name = catalog.new_place(self._db, target.table)
             if table is None:
                 self.run(MAKING)
@@ -461,19 +400,6 @@ class PostgresStore(PostgresMarkers):
             self.run(f"drop table {ready.into.sql}")
         del self._ready[target.step]
 
-    def _empty(self, table: Table) -> None:
-        """TRUNCATE, or DELETE if a foreign key or a missing right forbids that."""
-        if "truncate" in table.rights:
-            self.run("savepoint _dataflare_empty")
-            try:
-                self.run(f"truncate {table.sql}")
-            except psycopg.errors.FeatureNotSupported:
-                self.run("rollback to _dataflare_empty")
-            else:
-                self.run("release _dataflare_empty")
-                return
-        self.run(f"delete from {table.sql}")
-
     def trim(self, target: Target, rows: int) -> bool:
         with self.errors(f"table '{target.table}'"):
             folder, name = self._place(target)
@@ -487,8 +413,3 @@ class PostgresStore(PostgresMarkers):
                 before = quoted(tables.BEFORE_COLUMN)
                 self.run(f"delete from {table.sql} where {before} >= %s", [rows])
         return True
-
-    def _place(self, target: Target) -> tuple[str | None, str]:
-        """The schema and the name of the table, also if it does not exist."""
-        table = self.find(target.table)
-        return (table.folder, table.name) if table else catalog.new_place(self._db, target.table)

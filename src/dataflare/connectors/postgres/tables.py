@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import psycopg
+
 from dataflare.connectors.postgres import catalog
 from dataflare.connectors.postgres.catalog import Connection, Table
 from dataflare.connectors.postgres.connection import Server
@@ -202,3 +204,17 @@ def _short(name: str) -> str:
 
     cut = raw[: _NAME_MAX - 9].decode(errors="ignore")
     return f"{cut}_{xxhash.xxh3_64_hexdigest(raw)[:8]}"
+
+
+def empty(db: Connection, table: Table) -> None:
+    """TRUNCATE, or DELETE if a foreign key or a missing right forbids that. Raises psycopg's errors."""
+    if "truncate" in table.rights:
+        db.execute("savepoint _dataflare_empty")
+        try:
+            db.execute(f"truncate {table.sql}")
+        except psycopg.errors.FeatureNotSupported:
+            db.execute("rollback to _dataflare_empty")
+        else:
+            db.execute("release _dataflare_empty")
+            return
+    db.execute(f"delete from {table.sql}")

@@ -27,11 +27,15 @@ from dataflare.security.redact import text_of
 logging.getLogger("aiormq").addHandler(logging.NullHandler())
 
 
+def heartbeat_s(config: RabbitmqConfig) -> int:
+    """After how long a silent side says that it is there."""
+    return max(1, int(config.timeout // 2))
+
+
 async def connect(config: RabbitmqConfig, context: ConnectorContext) -> Any:
     """A connection. Raises what `translated` gives."""
     parts = urlsplit(config.connection)
-    heartbeat = max(1, int(config.timeout // 2))
-    more = f"heartbeat={heartbeat}&name=dataflare-{context.step}"
+    more = f"heartbeat={heartbeat_s(config)}&name=dataflare-{context.step}"
     query = f"{parts.query}&{more}" if parts.query else more
     url = urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
     tls = config.tls_context(context)

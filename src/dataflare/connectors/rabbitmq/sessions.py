@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from aiormq import exceptions as said
 
-from dataflare.connectors.rabbitmq.client import close, rabbitmq_errors
+from dataflare.connectors.rabbitmq.client import close, heartbeat_s, rabbitmq_errors
 from dataflare.connectors.rabbitmq.config import RabbitmqSourceConfig
 from dataflare.errors import DataFlareError, Retry, SystemError_
 from dataflare.formats.messages.envelope import HEADERS
@@ -51,8 +51,10 @@ class Consuming:
         self._waiting: deque[Any] = deque()
         self._changed = asyncio.Event()
         self._tag: str | None = None
+        self._prefetch = 0
 
     async def begin(self, prefetch: int, arguments: Mapping[str, Any]) -> None:
+        self._prefetch = prefetch
         with rabbitmq_errors(self.config.server):
             self._channel = await self.connection.channel()
             await self._channel.basic_qos(prefetch_count=prefetch)
@@ -116,6 +118,21 @@ class Consuming:
         except (said.AMQPError, said.ChannelInvalidStateError, OSError):
             return  # the reader sees that the connection is gone, and what was not acknowledged comes again
 
+    async def has_acknowledged(self) -> bool:
+        """Whether the server has what was acknowledged so far. RabbitMQ does not confirm an acknowledgement, and takes what
+        comes over a channel in its order: so it is asked for what it answers. A connection that does not answer is ended."""
+        if self._channel is None or self._channel.is_closed:
+            return False
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                await self._channel.basic_qos(prefetch_count=self._prefetch)
+        except TimeoutError:
+            await close(self.connection)
+            return False
+        except (said.AMQPError, said.ChannelInvalidStateError, OSError, RuntimeError):
+            return False  # the reader sees it
+        return True
+
     async def stop(self) -> None:
         """Receive no more. What waits here is given to others."""
         if self._channel is None or self._channel.is_closed or self._tag is None:
@@ -168,6 +185,9 @@ class QueueConsumer(QueueSession):
 
     def __init__(self, consuming: Consuming) -> None:
         self._consuming = consuming
+        self._asked = self._settled = 0
+        # The server ends a connection that is silent for two heartbeats.
+        self.redelivers_s = 3 * heartbeat_s(consuming.config)
         self._header = consuming.config.id if consuming.config.id != "message_id" else None
 
     async def receive(self, most: int, wait_s: float) -> Sequence[Delivered]:
@@ -182,9 +202,13 @@ class QueueConsumer(QueueSession):
         value = (about.headers or {}).get(self._header)
         return None if value is None else repr(value)
 
-    async def acknowledge(self, tags: Sequence[Any]) -> None:
+    async def acknowledge(self, tags: Sequence[Any]) -> int:
         # They are the oldest of those that were given, so one word is enough for all.
+        self._asked += len(tags)
         await self._consuming.acknowledge_up_to(tags[-1])
+        if await self._consuming.has_acknowledged():
+            self._settled = self._asked
+        return self._settled
 
     async def is_empty(self) -> bool:
         return not self._consuming._waiting and await self._consuming.ready() == 0

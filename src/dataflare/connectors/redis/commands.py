@@ -42,26 +42,45 @@ class FieldsEncoder(Encoder):
 
 
 def commands_of(config: RedisDestinationConfig, messages: pl.DataFrame) -> Iterator[Command]:
-    """messages: as `sdk.brokers.rows.MESSAGES`."""
+    """The commands for each message, in order. messages: as `sdk.brokers.rows.MESSAGES`."""
+    for target, value, is_delete in messages.select("target", "value", "is_delete").iter_rows():
+        if is_delete or config.kind == "hash":
+            yield ("DEL", target)
+        if not is_delete:
+            yield from _written(config, target, value)
+
+
+def transaction_of(config: RedisDestinationConfig, messages: pl.DataFrame) -> Iterator[Command]:
+    """Fewer commands that leave the same behind. Only in a transaction, because it deletes all keys first.
+    Each command has two answers there, and these took half of the time of an epoch of hashes."""
+    if config.kind not in ("hash", "json"):
+        yield from commands_of(config, messages)
+        return
+    last = messages.unique("target", keep="last", maintain_order=True)
+    cleared = last if config.kind == "hash" else last.filter("is_delete")
+    if cleared.height:
+        yield ("DEL", *cleared["target"])
+    kept = last.filter(~pl.col("is_delete")).select("target", "value")
+    for target, value in kept.iter_rows():
+        yield from _written(config, target, value)
+
+
+def _written(config: RedisDestinationConfig, target: str, value: bytes) -> Iterator[Command]:
+    """What writes a message that is not a delete; a hash is empty before it."""
     ttl = None if config.ttl is None else int(config.ttl)
-    limit: Command = () if config.maxlen is None else ("MAXLEN", "~", config.maxlen)
-    columns = messages.select("target", "value", "is_delete")
-    for target, value, is_delete in columns.iter_rows():
-        match config.kind:
-            case "stream":
-                fields = _flat(value) if config.field is None else (config.field, value)
-                yield ("XADD", target, *limit, "*", *fields)
-            case "list":
-                yield ("RPUSH", target, value)
-            case _ if is_delete:
-                yield ("DEL", target)
-            case "hash":
-                yield ("DEL", target)
-                yield ("HSET", target, *_flat(value))
-                if ttl is not None:
-                    yield ("EXPIRE", target, ttl)
-            case "json":
-                yield ("SET", target, value, *(() if ttl is None else ("EX", ttl)))
+    match config.kind:
+        case "stream":
+            limit: Command = () if config.maxlen is None else ("MAXLEN", "~", config.maxlen)
+            fields = _flat(value) if config.field is None else (config.field, value)
+            yield ("XADD", target, *limit, "*", *fields)
+        case "list":
+            yield ("RPUSH", target, value)
+        case "hash":
+            yield ("HSET", target, *_flat(value))
+            if ttl is not None:
+                yield ("EXPIRE", target, ttl)
+        case "json":
+            yield ("SET", target, value, *(() if ttl is None else ("EX", ttl)))
 
 
 def _flat(value: bytes) -> Command:

@@ -21,7 +21,7 @@ import polars as pl
 from msgspec.structs import replace
 from redis.exceptions import RedisError, WatchError
 
-from dataflare.connectors.redis.commands import commands_of
+from dataflare.connectors.redis.commands import transaction_of
 from dataflare.connectors.redis.connection import connected
 from dataflare.connectors.redis.destination_config import RedisDestinationConfig
 from dataflare.connectors.redis.errors import redis_errors, translated
@@ -210,7 +210,9 @@ class EpochCommitter(Committer):
     ) -> MarkerRecord:
         """Write messages and the marker in one transaction."""
         commands = (
-            () if frame is None else await in_thread(lambda: list(commands_of(self._config, frame)))
+            ()
+            if frame is None
+            else await in_thread(lambda: list(transaction_of(self._config, frame)))
         )
         with redis_errors(self._config.server):
             async with self._client.pipeline(transaction=True) as pipe:

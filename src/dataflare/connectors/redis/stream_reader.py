@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
@@ -121,10 +120,17 @@ class StreamFeed(Feed):
         else:
             wanted = self.config.field.encode()
             value = next((v for name, v in pairs if name == wanted), None)
-        at = datetime.fromtimestamp(int(id_.partition("-")[0]) / 1000, UTC)
-        told = {"id": id_, "stream": self.stream, "timestamp": at}
+        told: dict[str, Any] = {"id": id_, "stream": self.stream}
+        fault = None
+        if "timestamp" in self.config.metadata:
+            # A number, because Python has no year above 9999.
+            at_ms = int(id_.partition("-")[0])
+            if at_ms < 2**63:
+                told["timestamp"] = at_ms
+            else:
+                fault = f"the time of the id {id_} does not fit a {TOLD['timestamp']}"
         size = 64 + (len(value) if value is not None else 0)
-        return Message(value, told, f"{self.stream} entry {id_}", size)
+        return Message(value, told, f"{self.stream} entry {id_}", size, fault)
 
     def _lost(self, number: int | None) -> None:
         """Entries are gone that were not read. None: it is not known how many."""

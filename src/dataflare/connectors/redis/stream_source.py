@@ -50,6 +50,7 @@ orders:
   schema: {id: int64, amount: "decimal(12, 2)"}
 """
     told = TOLD
+    places_differ = True
 
     def capabilities(self) -> SourceCapabilities:
         reason = "a stream has its entries by id"

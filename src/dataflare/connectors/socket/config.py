@@ -46,7 +46,9 @@ class FramingOptions(BaseModel):
 class SocketDestinationConfig(FramingOptions, ValueOptions):
     """Options of a `socket` destination."""
 
-    connect: str = Field(description="tcp://host:port or unix:///path")
+    connect: str = Field(
+        description="tcp://host:port or unix:///path; or udp://host:port, whose datagrams may be lost unnoticed"
+    )
     tls: ClientTls | bool = Field(
         False, description="speak TLS: true, or {ca, certificate, key}; for tcp"
     )
@@ -69,14 +71,12 @@ class SocketDestinationConfig(FramingOptions, ValueOptions):
     @classmethod
     def _is_connection(cls, value: str) -> str:
         found = endpoint_of(value)
-        if found.is_datagrams:
-            raise ValueError(
-                "expected tcp://host:port or unix:///path: datagrams are lost unnoticed"
-            )
-        if found.scheme == "tcp" and (
+        if found.scheme == "unixgram":
+            raise ValueError("expected tcp://host:port, udp://host:port or unix:///path")
+        if found.scheme in ("tcp", "udp") and (
             not address_of(found.place).host or not address_of(found.place).port
         ):
-            raise ValueError("expected tcp://host:port")
+            raise ValueError(f"expected {found.scheme}://host:port")
         return value
 
     @model_validator(mode="after")
@@ -84,6 +84,12 @@ class SocketDestinationConfig(FramingOptions, ValueOptions):
         refuse_headers(self)
         if self.tls and self.endpoint.scheme != "tcp":
             raise ValueError("'tls' is for connect: tcp://...")
+        if self.endpoint.is_datagrams:
+            if self.framing is not None:
+                raise ValueError("'framing' is for tcp and unix: a datagram is one message")
+            if self.reply:
+                raise ValueError("'reply' is for tcp and unix")
+            return self
         if self.framing != "length" and self.value_format in ("avro", "protobuf"):
             raise ValueError(f"format: {self.value_format} has bytes, and needs framing: length")
         return self
@@ -118,8 +124,6 @@ class SocketSourceConfig(FramingOptions, ValueSourceOptions, LogConfig):
                 raise ValueError("'reply' is for connections: tcp and unix")
             if self.framing == "length":
                 raise ValueError("framing: length is for connections: tcp and unix")
-        if self.max_message > self.log.max_size // 8:
-            raise ValueError("'max_message' may be at most an eighth of the log's max_size")
         return self
 
     @property

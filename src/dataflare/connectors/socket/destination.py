@@ -1,4 +1,4 @@
-"""The `socket` destination: a message for each row over TCP or a Unix socket."""
+"""The `socket` destination: a message for each row over TCP, UDP or a Unix socket."""
 
 from __future__ import annotations
 
@@ -12,23 +12,13 @@ from typing import Any
 import polars as pl
 
 from dataflare.connectors.socket.config import SocketDestinationConfig
+from dataflare.connectors.socket.datagrams import DATAGRAM_BYTES, DatagramLink
 from dataflare.errors import DataFlareError, Retry, SystemError_
-from dataflare.model.types import Schema
-from dataflare.sdk.brokers.rows import MessageMaker, Shape
-from dataflare.sdk.context import ConnectorContext, DestinationContext
-from dataflare.sdk.destination import (
-    Committable,
-    Committer,
-    Delivery,
-    DestinationCapabilities,
-    DestinationConnector,
-    NoCommitter,
-    Target,
-    Writer,
-)
-from dataflare.sdk.messages.build import encoder
+from dataflare.sdk.context import ConnectorContext
+from dataflare.sdk.destination import Delivery, DestinationCapabilities
 from dataflare.sdk.push.addresses import ClientTls, address_of
-from dataflare.sdk.push.sending import Link, LinkWriter
+from dataflare.sdk.push.destination import LinkDestination
+from dataflare.sdk.push.sending import Link
 from dataflare.sdk.threads import in_thread
 
 _AT_ONCE = 1_000
@@ -38,12 +28,12 @@ _SIOCOUTQ = 0x5411
 _BROKEN = (OSError, ssl.SSLError, TimeoutError, EOFError)
 
 
-class SocketDestination(DestinationConnector):
+class SocketDestination(LinkDestination):
     """A socket at which a receiver listens."""
 
     type = "socket"
     Config = SocketDestinationConfig
-    summary = "Sends a message for each row over TCP or a Unix socket."
+    summary = "Sends a message for each row over TCP, UDP or a Unix socket."
     example = """\
 out:
   type: socket
@@ -53,73 +43,58 @@ out:
     reply: "OK\\n"
 """
 
-    def capabilities(self) -> DestinationCapabilities:
-        if self.config.reply:
-            reason = (
-                "messages without the receiver's reply are sent again when the connection breaks"
-            )
-        else:
-            reason = (
-                "what the receiver's system has not confirmed is sent again when the connection breaks; that its program "
-                "has read it is told by 'reply' alone"
-            )
-        return DestinationCapabilities(
-            Delivery.REPEATING,
-            f"{reason}, and so is what came since the last checkpoint after a crash",
-        )
-
-    def writes_to(self) -> Target | None:
-        return Target(self._place, shared=True)
-
-    def identity(self) -> str | None:
-        return self._place
+    receiver = "receiver"
+    unconfirmed = (
+        "what the receiver's system has not confirmed is sent again when the connection breaks; that its program has read it is "
+        "told by 'reply' alone"
+    )
 
     @property
-    def _place(self) -> str:
+    def label(self) -> str:
         return str(self.config.endpoint)
 
-    async def inspect(self) -> Mapping[str, str]:
-        link = SocketLink(self.config, self.context)
-        try:
-            await link.connect()
-        finally:
-            await link.aclose()
-        return {"receiver": f"listens at {self._place}"}
+    def capabilities(self) -> DestinationCapabilities:
+        if not self.config.endpoint.is_datagrams:
+            return super().capabilities()
+        return DestinationCapabilities(
+            Delivery.FLEETING,
+            "a datagram may be lost unnoticed, and what was sent since the last checkpoint is sent again after a crash",
+        )
 
-    async def validate(self, schema: Schema) -> None:
-        await self.inspect()
+    def link(self) -> Link:
+        if self.config.endpoint.is_datagrams:
+            return DatagramLink(self.config, self.context)
+        return SocketLink(self.config, self.context)
 
-    async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
-        maker = await in_thread(self._maker, context.schema)
-        return LinkWriter(maker, context, self._place, SocketLink(self.config, self.context))
+    def describe(self, link: Link) -> Mapping[str, str]:
+        if self.config.endpoint.is_datagrams:
+            return {"receiver": f"{self.label}; whether it listens is not known"}
+        return {"receiver": f"listens at {self.label}"}
 
-    def _maker(self, schema: Schema) -> MessageMaker:
-        made = encoder(self.config, self.context, schema, topic=self._place)
-        return MessageMaker(Shape(["-"]), schema, made, lambda: _unfit(self.config))
-
-    async def committer(self, context: DestinationContext) -> Committer:
-        return NoCommitter()
-
-
-def _unfit(config: SocketDestinationConfig) -> Sequence[pl.Expr]:
-    """Why a message cannot be sent."""
-    value, most = pl.col("value"), config.max_message
-    reasons = [pl.when(value.is_null()).then(pl.lit("its value is NULL"))]
-    if config.framing == "length":
-        most = min(most, 256**config.length_bytes - 1)
-    else:
-        reasons += [
-            pl.when(value.bin.contains(b"\n") | value.bin.ends_with(b"\r")).then(
-                pl.lit(
-                    "it has a line feed, or ends with a carriage return: framing: length takes it"
-                )
-            ),
-            pl.when(value.bin.size() == 0).then(
-                pl.lit("it is empty, and an empty line is not a message: framing: length takes it")
-            ),
-        ]
-    too_large = pl.format(f"it has {{}} bytes, and max_message is {most:,}", value.bin.size())
-    return [*reasons, pl.when(value.bin.size() > most).then(too_large)]
+    def unfit(self) -> Sequence[pl.Expr]:
+        value, most = pl.col("value"), self.config.max_message
+        reasons = []
+        if self.config.endpoint.is_datagrams:
+            most = min(most, DATAGRAM_BYTES)
+            empty = pl.lit("it is empty, and an empty datagram is not sent")
+            reasons.append(pl.when(value.bin.size() == 0).then(empty))
+        elif self.config.framing == "length":
+            most = min(most, 256**self.config.length_bytes - 1)
+        else:
+            reasons += [
+                pl.when(value.bin.contains(b"\n") | value.bin.ends_with(b"\r")).then(
+                    pl.lit(
+                        "it has a line feed, or ends with a carriage return: framing: length takes it"
+                    )
+                ),
+                pl.when(value.bin.size() == 0).then(
+                    pl.lit(
+                        "it is empty, and an empty line is not a message: framing: length takes it"
+                    )
+                ),
+            ]
+        too_large = pl.format(f"it has {{}} bytes, and max_message is {most:,}", value.bin.size())
+        return [*reasons, pl.when(value.bin.size() > most).then(too_large)]
 
 
 class SocketLink(Link):

@@ -95,7 +95,7 @@ def _table(db: Connection, path: Path, name: str) -> Relation:
         key, rowid = (table.rowid_column,), True
     elif any("BLOB" in table.columns[name].upper() or not table.columns[name] for name in key):
         key = ()
-    return Relation(f"table '{table.name}'", table.place, columns, key, rowid)
+    return Relation(f"table '{table.name}'", table.place, columns, key, rowid, primary=table.key)
 
 
 def _query(db: Connection, path: Path, query: str) -> Relation:

@@ -19,6 +19,7 @@ from dataflare.connectors.sqlite.exactness import as_text, refuse_loss
 from dataflare.connectors.sqlite.tables import Table
 from dataflare.connectors.sqlite.types import declared, stored, type_of_declaration
 from dataflare.errors import DataError
+from dataflare.formats.text_write import python_row
 from dataflare.model.types import DataType
 from dataflare.sdk.sql.names import holds_data, listed, quoted
 from dataflare.sdk.sql.refusals import Pace, Refusal, rowwise, sift, with_row
@@ -161,7 +162,7 @@ class SqliteStore(SqlStore):
 
     def apply(self, ready: Ready, frame: pl.DataFrame) -> None:
         for refusal in self._sifted(ready, frame, first_only=True):
-            row = frame.row(refusal.row, named=True)
+            row = python_row(frame, refusal.row)
             raise with_row(refusal.error, row, ready.target.names) from refusal.error.__cause__
 
     def sift(self, ready: Ready, frame: pl.DataFrame) -> list[Refusal]:

@@ -51,7 +51,7 @@ class SqsSourceConfig(ValueSourceOptions, AwsOptions):
         "message_id",
         min_length=1,
         description="what tells a message from all others, so that one that is delivered again is left out: message_id, "
-        "which SQS gives; deduplication_id of a FIFO queue, within its group; or the name of a message attribute",
+        "the id that SQS gives; deduplication_id of a FIFO queue, within its group; or the name of a message attribute",
     )
     visibility: Duration = Field(
         60.0,

@@ -91,6 +91,7 @@ class Consuming(QueueSession):
         self._held: dict[str, float] = {}
         """By receipt, until when no other consumer sees the message."""
         self._to_delete: list[str] = []
+        self._asked = self._deleted = 0
         self._deleting = asyncio.Lock()
         self._failure: DataFlareError | None = None
         self._extending = asyncio.create_task(self._extend_in_time())
@@ -166,6 +167,9 @@ class Consuming(QueueSession):
     def _id(self, raw: Mapping[str, Any], message: Message) -> str:
         """What tells it from all others; the id that SQS gave where it has no other one."""
         name, told = self._config.id, message.told
+        if name == "message_id":
+            # A producer may set an attribute of this name, with the same value for several messages.
+            return str(told["id"])
         if name == "deduplication_id":
             return f"{told['group']}\n{told['deduplication_id']}"
         attribute = raw.get("MessageAttributes", {}).get(name)
@@ -180,9 +184,13 @@ class Consuming(QueueSession):
 
     # -- acknowledging -----------------------------------------------------------------------------
 
-    async def acknowledge(self, tags: Sequence[Any]) -> None:
+    async def acknowledge(self, tags: Sequence[Any]) -> int:
+        self._asked += len(tags)
         self._to_delete.extend(tags)
         await self._delete()
+        if not self._to_delete:
+            self._deleted = self._asked
+        return self._deleted
 
     async def _delete(self) -> None:
         """Delete what is to be deleted. What SQS does not delete now is tried again with the next."""

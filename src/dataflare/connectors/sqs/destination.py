@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from dataflare.connectors.sqs.client import AT_ONCE, Queue
 from dataflare.connectors.sqs.config import SqsDestinationConfig
-from dataflare.errors import DataFlareError, Retry, SystemError_
 from dataflare.formats.messages.base64 import Base64Encoder
 from dataflare.formats.messages.contract import Encoder
+from dataflare.sdk.aws.sending import Entry, NotTaken, RequestWriter
 from dataflare.sdk.brokers.destination import BrokerDestination
 from dataflare.sdk.brokers.rows import MessageMaker
-from dataflare.sdk.brokers.writing import DirectWriter
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import Committable, Delivery, DestinationCapabilities, Writer
 from dataflare.sdk.messages.build import encoder
 from dataflare.sdk.threads import in_thread
 
-_LANES = 4
 _REQUEST_BYTES = 256 << 10
 """What each server takes in one request."""
 _ATTRIBUTES_MAX = 10
-_WAIT_S, _WAIT_MAX_S = 0.05, 2.0
 _NOT_TEXT = r"[^\x{9}\x{A}\x{D}\x{20}-\x{D7FF}\x{E000}-\x{FFFD}\x{10000}-\x{10FFFF}]"
 """Characters that SQS does not take."""
 _NAME = r"^[A-Za-z0-9!-/:-@\[-`{-~]{1,128}$"
@@ -151,8 +145,11 @@ def _unfit(is_fifo: bool, size_max: int) -> Sequence[pl.Expr]:
     return reasons
 
 
-class SqsWriter(DirectWriter):
-    """Sends requests of ten messages, several at a time. Messages of one group follow each other."""
+class SqsWriter(RequestWriter):
+    """Sends requests of ten messages. Messages of one group follow each other."""
+
+    entries_max = AT_ONCE
+    busy_help = "see whether the service works, or send less at a time"
 
     def __init__(
         self,
@@ -162,78 +159,40 @@ class SqsWriter(DirectWriter):
         queue: Queue,
         size_max: int,
     ) -> None:
-        super().__init__(maker, context, place)
-        self._queue, self._request_bytes = queue, max(size_max, _REQUEST_BYTES)
+        bytes_max = max(size_max, _REQUEST_BYTES)
+        super().__init__(maker, context, place, request_bytes=bytes_max, timeout=queue.timeout)
+        self._queue = queue
 
-    async def send(self, messages: pl.DataFrame) -> None:
-        lanes: list[list[dict[str, Any]]] = [[] for _ in range(_LANES)]
+    def entries(self, messages: pl.DataFrame) -> Iterator[Entry]:
         columns = messages.select("target", "value", "id", "headers", size=_size())
         for number, (group, value, id_, headers, size) in enumerate(columns.iter_rows()):
-            entry = {"MessageBody": value.decode(), "size": size}
+            made = {"MessageBody": value.decode()}
             attributes = _attributes(headers)
             if self._queue.is_fifo:
-                entry |= {"MessageGroupId": group, "MessageDeduplicationId": id_}
-                number = zlib.crc32(group.encode()) * AT_ONCE
-            elif id_ is not None:
-                attributes["id"] = {"DataType": "String", "StringValue": id_}
+                made |= {"MessageGroupId": group, "MessageDeduplicationId": id_}
+                key = group.encode()
+            else:
+                key = b"%d" % (number // AT_ONCE)  # ten that follow each other make a request
+                if id_ is not None:
+                    attributes["id"] = {"DataType": "String", "StringValue": id_}
             if attributes:
-                entry["MessageAttributes"] = attributes
-            lanes[number // AT_ONCE % _LANES].append(entry)
-        sent = [in_thread(self._send_lane, lane) for lane in lanes if lane]
-        for outcome in await asyncio.gather(*sent, return_exceptions=True):
-            if outcome is not None:
-                raise outcome
+                made["MessageAttributes"] = attributes
+            yield Entry(key, size, made)
 
-    def _send_lane(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Send messages in their order. On a thread."""
-        request: list[dict[str, Any]] = []
-        room = self._request_bytes
-        for entry in entries:
-            size = entry.pop("size")
-            if request and (len(request) == AT_ONCE or size > room):
-                self._send(request)
-                request, room = [], self._request_bytes
-            request.append({"Id": str(len(request)), **entry})
-            room -= size
-        self._send(request)
+    def request(self, values: Sequence[dict[str, Any]]) -> Sequence[NotTaken]:
+        entries = [{"Id": str(at), **value} for at, value in enumerate(values)]
+        answer = self._queue.ask("send_message_batch", Entries=entries)
+        return [
+            NotTaken(
+                int(each["Id"]),
+                f"{each['Code']}: {each.get('Message', '')}",
+                passes=not each["SenderFault"],
+            )
+            for each in answer.get("Failed", ())
+        ]
 
-    def _send(self, entries: list[dict[str, Any]]) -> None:
-        """Send a request, and again those of its messages that the service did not take. Raises when it takes none for
-        some time."""
-        wait_s, end = _WAIT_S, time.monotonic() + self._queue.timeout
-        while entries:
-            failed = self._queue.ask("send_message_batch", Entries=entries).get("Failed", ())
-            if not failed:
-                return
-            why = f"{failed[0]['Code']}: {failed[0].get('Message', '')}"
-            if any(each["SenderFault"] for each in failed):
-                raise self._not_taken(why)
-            if time.monotonic() > end:
-                raise self._busy(why)
-            ids = {each["Id"] for each in failed}
-            entries = [entry for entry in entries if entry["Id"] in ids]
-            time.sleep(wait_s)
-            wait_s = min(wait_s * 2, _WAIT_MAX_S)
-
-    def _not_taken(self, why: str) -> DataFlareError:
-        return SystemError_(
-            f"{self._place} refuses a message: {why}",
-            code="E0600",
-            step=self._context.step,
-            help="fix the cause that the service reports, and run again",
-        )
-
-    def _busy(self, why: str) -> DataFlareError:
-        return SystemError_(
-            f"{self._place} takes no more now: {why}",
-            code="E0607",
-            step=self._context.step,
-            retry=Retry.LATER,
-            help="see whether the service works, or send less at a time",
-        )
-
-    async def aclose(self) -> None:
-        await in_thread(self._queue.close)
+    def close(self) -> None:
+        self._queue.close()
 
 
 def _attributes(headers: Sequence[Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:

@@ -47,8 +47,6 @@ class SyslogConfig(LogConfig, BaseModel):
             raise ValueError("'listen' names no address")
         if self.tls is not None and not any(each.scheme == "tcp" for each in self.endpoints):
             raise ValueError("'tls' is for addresses with tcp://")
-        if self.max_message > self.log.max_size // 8:
-            raise ValueError("'max_message' may be at most an eighth of the log's max_size")
         return self
 
     @property

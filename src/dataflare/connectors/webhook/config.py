@@ -15,6 +15,8 @@ from dataflare.sdk.push.credentials import Credentials
 
 
 class WebhookConfig(ValueSourceOptions, LogConfig):
+    size_option = "max_body"
+
     listen: ListenAt = Field(
         "127.0.0.1:8080", description="host:port, or :port for all addresses of the machine"
     )
@@ -51,6 +53,4 @@ class WebhookConfig(ValueSourceOptions, LogConfig):
             raise ValueError("rows: list needs format: json")
         if self.rows == "lines" and self.format not in ("json", "text", "raw"):
             raise ValueError(f"rows: lines does not fit format: {self.format}")
-        if self.max_body > self.log.max_size // 8:
-            raise ValueError("'max_body' may be at most an eighth of the log's max_size")
         return self

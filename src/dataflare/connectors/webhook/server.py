@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import orjson
 from aiohttp import hdrs, web
@@ -144,6 +147,8 @@ class WebhookListener(Listener):
     def _rows(self, body: bytes) -> Sequence[bytes]:
         """The messages of a body. What is not JSON at all is refused: only its sender can fix it."""
         config = self._config
+        if config.format == "json":
+            body = body.removeprefix(BOM_UTF8)
         rows: Sequence[bytes] = [body]
         try:
             if config.rows == "list":
@@ -170,7 +175,7 @@ class WebhookListener(Listener):
         headers = None
         if "headers" in config.metadata or config.format == "cloudevents":
             headers = [
-                [text, value]
+                self._header(text, value)
                 for name, value in request.raw_headers
                 if (text := name.decode("latin-1")).lower() not in self._secret_headers
             ]
@@ -179,6 +184,13 @@ class WebhookListener(Listener):
         kept = None if is_secret or not query else query
         now_us = time.time_ns() // 1000
         return [now_us, request.method, request.path, kept, headers, request.remote]
+
+    def _header(self, name: str, value: bytes) -> list[Any]:
+        """A header as the log has it. Attributes of CloudEvents are as their HTTP binding reads them: in any case, and
+        percent-encoded where they are not ASCII."""
+        if self._config.format == "cloudevents" and name.lower().startswith("ce-"):
+            return [name.lower(), unquote_to_bytes(value)]
+        return [name, value]
 
     @property
     def _secret_headers(self) -> set[str]:

@@ -11,22 +11,10 @@ import polars as pl
 
 from dataflare.connectors.websocket.config import WebsocketDestinationConfig
 from dataflare.errors import DataFlareError
-from dataflare.model.types import Schema
-from dataflare.sdk.brokers.rows import MessageMaker, Shape
-from dataflare.sdk.context import ConnectorContext, DestinationContext
-from dataflare.sdk.destination import (
-    Committable,
-    Committer,
-    Delivery,
-    DestinationCapabilities,
-    DestinationConnector,
-    NoCommitter,
-    Target,
-    Writer,
-)
-from dataflare.sdk.messages.build import encoder
+from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.push.client_errors import ClientErrors
-from dataflare.sdk.push.sending import Link, LinkWriter
+from dataflare.sdk.push.destination import LinkDestination
+from dataflare.sdk.push.sending import Link
 from dataflare.sdk.threads import in_thread
 
 _CLOSING_S = 2.0
@@ -45,7 +33,7 @@ _BYTES = ("avro", "protobuf", "raw")
 _BROKEN = (aiohttp.ClientError, ssl.SSLError, OSError, TimeoutError)
 
 
-class WebsocketDestination(DestinationConnector):
+class WebsocketDestination(LinkDestination):
     """A WebSocket server."""
 
     type = "websocket"
@@ -58,52 +46,26 @@ out:
   config: {url: wss://collect.example.com/prices}
 """
 
-    def capabilities(self) -> DestinationCapabilities:
-        if self.config.reply:
-            reason = "messages without the server's reply are sent again when the connection breaks"
-        else:
-            reason = (
-                "messages that the server has not confirmed (pong) are sent again when the connection breaks; that its program "
-                "has taken them is told by 'reply' alone"
-            )
-        return DestinationCapabilities(
-            Delivery.REPEATING,
-            f"{reason}, and so is what came since the last checkpoint after a crash",
-        )
-
-    def writes_to(self) -> Target | None:
-        return Target(self._place, shared=True)
-
-    def identity(self) -> str | None:
-        return self._place
+    receiver = "server"
+    unconfirmed = (
+        "messages that the server has not confirmed (pong) are sent again when the connection breaks; that its program has taken "
+        "them is told by 'reply' alone"
+    )
 
     @property
-    def _place(self) -> str:
+    def label(self) -> str:
         return str(self.config.url).partition("?")[0]
 
-    async def inspect(self) -> Mapping[str, str]:
-        link = WebsocketLink(self.config, self.context)
-        try:
-            await link.connect()
-            protocol = link.protocol
-        finally:
-            await link.aclose()
-        return {"server": self._place, **({"subprotocol": protocol} if protocol else {})}
+    def link(self) -> Link:
+        return WebsocketLink(self.config, self.context)
 
-    async def validate(self, schema: Schema) -> None:
-        await self.inspect()
+    def describe(self, link: Link) -> Mapping[str, str]:
+        assert isinstance(link, WebsocketLink)
+        protocol = link.protocol
+        return {"server": self.label, **({"subprotocol": protocol} if protocol else {})}
 
-    async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
-        maker = await in_thread(self._maker, context.schema)
-        return LinkWriter(maker, context, self._place, WebsocketLink(self.config, self.context))
-
-    def _maker(self, schema: Schema) -> MessageMaker:
-        made = encoder(self.config, self.context, schema, topic=self._place)
-        unfit = [pl.when(pl.col("value").is_null()).then(pl.lit("its value is NULL"))]
-        return MessageMaker(Shape(["-"]), schema, made, lambda: unfit)
-
-    async def committer(self, context: DestinationContext) -> Committer:
-        return NoCommitter()
+    def unfit(self) -> Sequence[pl.Expr]:
+        return ()
 
 
 class WebsocketLink(ClientErrors, Link):

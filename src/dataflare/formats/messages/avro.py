@@ -44,7 +44,7 @@ class AvroDecoder(Decoder):
     ) -> None:
         self.reader = reader
         self.schema = reader.schema()
-        self._writer_of = writer_of
+        self._writer_of, self.at_once = writer_of, writer_of is None
         self._known: dict[int, _Known | str] = {}
         if writer_of is None:
             self._plain = _Known.of(writer or reader, reader, "the writer's schema")

@@ -21,7 +21,7 @@ class Base64Decoder(Decoder):
 
     def __init__(self, inner: Decoder) -> None:
         self._inner = inner
-        self.schema, self.reads = inner.schema, inner.reads
+        self.schema, self.reads, self.at_once = inner.schema, inner.reads, inner.at_once
 
     def decode_messages(self, messages: pl.DataFrame) -> Decoded:
         values = messages["value"]

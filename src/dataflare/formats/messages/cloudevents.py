@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -71,7 +72,7 @@ class CloudEventsDecoder(Decoder):
         extensions: Sequence[str] = (),
         step: str | None = None,
     ) -> None:
-        self._data, self._mode = data, mode
+        self._data, self._mode, self.at_once = data, mode, data.at_once
         self._names = (*KNOWN, *extensions)
         columns = self.attributes(extensions)
         for name in columns.names:
@@ -97,7 +98,9 @@ class CloudEventsDecoder(Decoder):
 
     def decode_messages(self, messages: pl.DataFrame) -> Decoded:
         values = messages["value"]
-        events, problems = self._events(values.to_list(), messages["headers"].to_list())
+        has_headers = "headers" in messages.columns
+        headers = messages["headers"].to_list() if has_headers else [None] * messages.height
+        events, problems = self._events(values.to_list(), headers)
         kept = pl.Series("message", [*events], dtype=pl.UInt32)
         attributes, misfits = self._attributes([event.attributes for event in events.values()])
         data = self._decoded([event.data for event in events.values()])
@@ -204,13 +207,23 @@ def event_of(value: bytes | None, headers: Any, mode: Mode) -> Event | None:
     return _checked(_structured(value))
 
 
-def data_of(value: bytes | None) -> bytes | None:
-    """The data of a message of a sample, whose headers are not known."""
+def data_of(value: bytes | None, mode: Mode) -> bytes | None:
+    """The data of a message of a sample, whose headers are not known; None for a bad event. In mode auto a value without
+    specversion may be the data of a binary event."""
+    if mode == "binary" or value is None:
+        return value
     try:
         event = event_of(value, None, "structured")
     except _BadEvent:
-        return value
+        return value if mode == "auto" and not _has_version(value) else None
     return event.data if event is not None else None
+
+
+def _has_version(value: bytes) -> bool:
+    try:
+        return SPECVERSION in fields_of(value.removeprefix(BOM_UTF8))
+    except BadJson:
+        return False
 
 
 def _of_headers(headers: Any) -> dict[str, str]:
@@ -232,7 +245,7 @@ def _of_headers(headers: Any) -> dict[str, str]:
 
 def _structured(value: bytes) -> Event:
     try:
-        fields = fields_of(value)
+        fields = fields_of(value.removeprefix(BOM_UTF8))
     except BadJson as error:
         raise _BadEvent(f"not an event: {error}") from None
     attributes = {

@@ -25,6 +25,7 @@ from dataflare.model.types import Schema
 BAD_SCHEMA = pl.Schema(
     {"message": pl.UInt32(), "code": pl.String(), "error": pl.String(), "value": pl.Binary()}
 )
+_NO_BAD = BAD_SCHEMA.to_frame()
 BASE64_MARK = "base64:"
 """What the text of a bad message begins with if its bytes are not UTF-8."""
 
@@ -67,6 +68,14 @@ class Decoder(ABC):
     """The columns of the rows."""
     reads: tuple[str, ...] = ()
     """What it needs of a message beside its value, by the names of `envelope`: `headers`."""
+    changelog: bool = False
+    """Whether its rows have their kind."""
+    at_once: bool = False
+    """Whether it waits for no system."""
+
+    def shown_fields(self, value: bytes) -> Mapping[str, str] | None:
+        """What a value has, to show to the user, where its bytes do not say it."""
+        return None
 
     def decode_messages(self, messages: pl.DataFrame) -> Decoded:
         """The same for whole messages, with `value` and the columns of `reads`. A message without a value may
@@ -116,7 +125,7 @@ def bad_messages(
 
 
 def no_bad() -> pl.DataFrame:
-    return BAD_SCHEMA.to_frame()
+    return _NO_BAD.clone()
 
 
 def sorted_bad(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
@@ -136,13 +145,25 @@ def merged_warnings(parts: Sequence[Mapping[str, int]]) -> Mapping[str, int]:
 
 def bytes_text(data: bytes | None) -> str:
     """The bytes of a bad message as a dead letter keeps them: the text where they are UTF-8, else base64
-    behind a mark; whole up to `RAW_MAX` bytes."""
+    behind a mark; whole up to `RAW_MAX` bytes. A text that begins with the mark is in base64 too."""
     if data is None:
         return ""
     try:
-        data.decode()
+        is_text = not data.decode().startswith(BASE64_MARK)
     except UnicodeDecodeError:
+        is_text = False
+    if not is_text:
         head = base64.b64encode(data[:RAW_MAX]).decode()
         cut = f"… (cut: the first {RAW_MAX:,} of {len(data):,} bytes)"
         return f"{BASE64_MARK}{head}{cut if len(data) > RAW_MAX else ''}"
     return raw_text(data)
+
+
+def text_bytes(text: str) -> bytes | None:
+    """The bytes that `bytes_text` gave as this text; None where it has only the beginning of them."""
+    if not text.startswith(BASE64_MARK):
+        data = text.encode()
+        return data if len(data) <= RAW_MAX else None
+    # A text that is cut has the beginning of `RAW_MAX` bytes and a note, so it is longer than any whole one.
+    digits = text.removeprefix(BASE64_MARK)
+    return base64.b64decode(digits) if len(digits) <= 4 * -(-RAW_MAX // 3) else None

@@ -36,6 +36,8 @@ _NUL = "contains a NUL byte"
 class CsvDecoder(Decoder):
     """columns: the fields of a message, in order: see `csv_columns`."""
 
+    at_once = True
+
     def __init__(self, columns: Sequence[TextColumn], dialect: CsvDialect) -> None:
         self.schema = Schema.of([(column.name, column.type) for column in columns])
         self._plan = CsvPlan(dialect, tuple(columns), self.schema.names)

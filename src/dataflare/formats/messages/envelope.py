@@ -66,12 +66,17 @@ class Envelope(Struct, frozen=True):
 
     @property
     def is_changelog(self) -> bool:
-        return self.tombstones == "delete"
+        return self.tombstones == "delete" or self.value.changelog
 
     @property
     def reads(self) -> frozenset[str]:
         """The columns that messages must have, beside `value`."""
         return frozenset((*(field.name for field in self.metadata), *self.value.reads))
+
+    @property
+    def decodes_at_once(self) -> bool:
+        """Whether to decode messages waits for no system, such as a registry."""
+        return self.value.at_once and (self.key is None or self.key.at_once)
 
     @property
     def _names(self) -> list[str]:
@@ -104,7 +109,7 @@ class Envelope(Struct, frozen=True):
                 bad = sorted_bad([bad, *_bad_keys(values, unread, errors)])
                 warnings = merged_warnings([warnings, keys.warnings])
             rows = self._with_metadata(rows, places, messages, keys)
-        if self.is_changelog:
+        if self.is_changelog and not self.value.changelog:
             is_delete = values.gather(places).is_null()
             kind = pl.when(is_delete).then(RowKind.DELETE.value).otherwise(RowKind.INSERT.value)
             rows = rows.with_columns(kind.cast(pl.UInt8).alias(KIND_COLUMN))

@@ -54,8 +54,13 @@ def columns_of(
 class FieldsDecoder(Decoder):
     """schema: the columns."""
 
+    at_once = True
+
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
+
+    def shown_fields(self, value: bytes) -> Mapping[str, str]:
+        return _shown(unpack(value))
 
     def decode(self, values: pl.Series) -> Decoded:
         places = values.is_not_null().arg_true().cast(pl.UInt32).alias("message")
@@ -137,7 +142,11 @@ class FieldsDecoder(Decoder):
 
 def shown(pairs: Sequence[tuple[bytes, bytes]]) -> str:
     """The fields as a JSON object, to show to the user; bytes that are not UTF-8 are base64 behind a mark."""
-    return orjson.dumps({bytes_text(name): bytes_text(value) for name, value in pairs}).decode()
+    return orjson.dumps(_shown(pairs)).decode()
+
+
+def _shown(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {bytes_text(name): bytes_text(value) for name, value in pairs}
 
 
 def _names(value: bytes) -> Iterable[str]:

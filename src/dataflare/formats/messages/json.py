@@ -7,6 +7,7 @@ one line and a line is at most one row: if there are as many rows as messages, r
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 
 import polars as pl
@@ -21,35 +22,43 @@ from dataflare.formats.messages.contract import (
     no_bad,
     sorted_bad,
 )
-from dataflare.formats.ndjson_read import NdjsonPlan, sniff
+from dataflare.formats.messages.json_few import FEW, FewObjects
+from dataflare.formats.ndjson_read import OF_FILES, NdjsonPlan, sniff
 from dataflare.formats.text_types import TextColumn, with_contract
 from dataflare.formats.text_write import NdjsonText
 from dataflare.model.new_fields import Columns, NewFields
 from dataflare.model.types import Schema
 
 _EMPTY = "the message is empty"
+_SHORT = 8 << 10
+"""Below so many bytes a search in the whole text is faster than one in each message, which starts a query."""
 
 
 class JsonDecoder(Decoder):
     """columns: see `sampled`. watch: whether fields that are not among the columns are reported."""
 
+    at_once = True
+
     def __init__(self, columns: Sequence[TextColumn], *, watch: bool = True) -> None:
         self.columns = tuple(columns)
         self.schema = Schema.of([(column.name, column.type) for column in columns])
         self._plan = NdjsonPlan(self.columns, self.schema.names)
+        self._few = FewObjects(self.columns)
         self._watch = watch
 
     def decode(self, values: pl.Series) -> Decoded:
-        places = values.is_not_null().arg_true().cast(pl.UInt32).alias("message")
-        lines = _lines(values)
-        data = b"\n".join(lines)
+        places = places_of(values)
+        lines, data = _lines(values)
         repeats: dict[str, int] = {}
 
         def repeats_of(key: str) -> None:
             repeats[f"the key '{key}' is twice in one object: only its first value is read"] = 0
 
+        few = self._few.parsed(lines, data)
         try:
-            if self._watch:
+            if few is not None:
+                rows, new = self._plan.typed(few), None
+            elif self._watch:
                 scan, new = ndjson_watch.watched(self._plan, data, repeats_of)
                 rows = scan.collect(engine="in-memory")
             else:
@@ -74,8 +83,9 @@ class JsonDecoder(Decoder):
         result = self._plan.salvage(data, str)
         bad = result.bad.frame
         at = places.gather(bad["row"].cast(pl.UInt32))
+        errors = bad["message"].str.replace(OF_FILES, "; a message is one object", literal=True)
         misread = pl.DataFrame(
-            {"message": at, "code": bad["code"], "error": bad["message"], "value": values.gather(at)},
+            {"message": at, "code": bad["code"], "error": errors, "value": values.gather(at)},
             schema=no_bad().schema,
         )  # fmt: skip
         new = ndjson_watch.new_fields(self.columns, data) if self._watch else None
@@ -95,6 +105,8 @@ class JsonEncoder(Encoder):
             return Encoded(pl.Series(dtype=pl.Binary), no_bad())
         if not rows.width:
             return Encoded(pl.repeat(b"{}", rows.height, dtype=pl.Binary, eager=True), no_bad())
+        if rows.height < FEW:
+            return Encoded(pl.Series(NdjsonText().objects(rows), dtype=pl.Binary), no_bad())
         # Inside a text a line feed is escaped, so each line feed here ends a row.
         texts = NdjsonText().encode(rows).split(b"\n")
         return Encoded(pl.Series(texts[: rows.height], dtype=pl.Binary), no_bad())
@@ -105,19 +117,32 @@ def sampled(
 ) -> list[TextColumn]:
     """The columns of a sample of messages (Binary): those of the contract have its types. learned: what
     later messages added, in earlier runs."""
-    columns = sniff([b"\n".join(_lines(sample))])
+    columns = sniff([_lines(sample)[1]])
     contract = contract or Schema(())
     names = {column.name for column in columns}
     absent = [TextColumn(f.name, f.type, declared=True) for f in contract if f.name not in names]
     return ndjson_watch.with_learned([*with_contract(columns, contract), *absent], learned or {})
 
 
-def _lines(values: pl.Series) -> list[bytes]:
-    """Each message that is not NULL, on one line."""
-    lines: list[bytes] = values.drop_nulls().to_list()
-    if values.bin.contains(b"\n").any():
-        return [line.replace(b"\n", b"\r") if b"\n" in line else line for line in lines]
-    return lines
+def places_of(values: pl.Series) -> pl.Series:
+    """Of the messages that are not NULL."""
+    if values.null_count():
+        return values.is_not_null().arg_true().cast(pl.UInt32).alias("message")
+    return pl.int_range(values.len(), dtype=pl.UInt32, eager=True).alias("message")
+
+
+def _lines(values: pl.Series) -> tuple[list[bytes], bytes]:
+    """Each message that is not NULL, on one line, and the text of all."""
+    lines: list[bytes] = (values.drop_nulls() if values.null_count() else values).to_list()
+    data = b"\n".join(lines)
+    if len(data) < _SHORT:
+        plain = BOM_UTF8 not in data and data.count(b"\n") == max(len(lines) - 1, 0)
+    else:
+        plain = not values.bin.starts_with(BOM_UTF8).any() and not values.bin.contains(b"\n").any()
+    if plain:
+        return lines, data
+    lines = [line.removeprefix(BOM_UTF8).replace(b"\n", b"\r") for line in lines]
+    return lines, b"\n".join(lines)
 
 
 def _renumbered(new: NewFields | None, places: pl.Series) -> NewFields | None:

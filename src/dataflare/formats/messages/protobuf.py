@@ -181,7 +181,7 @@ class ProtobufDecoder(Decoder):
     """check: for messages with the id of a schema before them: see `IndexesOf`."""
 
     def __init__(self, codec: ProtobufCodec, *, check: IndexesOf | None = None) -> None:
-        self._codec, self._check = codec, check
+        self._codec, self._check, self.at_once = codec, check, check is None
         self.schema = codec.schema
         self._known: dict[tuple[int, tuple[int, ...]], str | None] = {}
 

@@ -50,12 +50,16 @@ def _well_known() -> str:
     return str(Path(grpc_tools.__file__).parent / "_proto")
 
 
-def _refused(problem: str, said: str) -> ConfigError:
+def _refused(
+    problem: str,
+    said: str,
+    help: str = "fix the file, or name the folders of what it imports in `includes`",
+) -> ConfigError:
     return ConfigError(
         f"the Protobuf schema cannot be used: {problem}",
         code="E0426",
         notes=[line for line in said.splitlines() if line.strip()][:10],
-        help="fix the file, or name the folders of what it imports in `includes`",
+        help=help,
     )
 
 
@@ -79,7 +83,9 @@ class ProtobufSchema:
         for file in found.file:
             if file.syntax == "editions":
                 raise _refused(
-                    f"{file.name} is written in an edition, and proto2 and proto3 are read", ""
+                    f"{file.name} is written in an edition, and proto2 and proto3 are read",
+                    "",
+                    help='write it with syntax = "proto3" in place of the edition',
                 )
         names = [file.name for file in found.file]
         self.file: Any = self.pool.FindFileByName(main if main in names else names[-1])

@@ -21,6 +21,8 @@ NOT_UTF8 = "the message is not valid UTF-8"
 class RawDecoder(Decoder):
     """column: the name of the only column. text: it is a string; bytes that are not UTF-8 are bad."""
 
+    at_once = True
+
     def __init__(self, column: str = "value", *, text: bool = False) -> None:
         self.schema = Schema.of([(column, STRING if text else BINARY)])
         self._column, self._text = column, text

@@ -1,4 +1,4 @@
 """What connectors to services of Amazon share: options, clients and errors.
 
-It knows no service. It depends on boto3, which is imported when a client is made.
+It knows no service. It depends on botocore.
 """

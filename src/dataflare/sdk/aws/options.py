@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -66,7 +67,8 @@ class AwsOptions(BaseModel):
     @property
     def server(self) -> str:
         """Where it is, to show."""
-        if self.endpoint is None:
+        endpoint = self.endpoint or os.environ.get("AWS_ENDPOINT_URL")
+        if not endpoint:
             return "Amazon" if self.region is None else f"Amazon, {self.region}"
-        parts = urlsplit(self.endpoint)
+        parts = urlsplit(endpoint)
         return parts.netloc

@@ -20,6 +20,7 @@ from dataflare.model.progress import Position, Split
 from dataflare.sdk.brokers.ledger import NOTHING, Ledger
 from dataflare.sdk.brokers.reader import Feed, Message
 from dataflare.sdk.brokers.source import BrokerSource
+from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.source import EndOfSplit, SupportsCommits
 
 _LOOK_S = 0.5
@@ -37,7 +38,8 @@ class QueueSession(ABC):
     """A connection to a queue. Of one event loop."""
 
     redelivers_s: float = 0.0
-    """After how many seconds the broker delivers again what an earlier session did not acknowledge; 0: at once."""
+    """After how many seconds the broker delivers again what an earlier session did not acknowledge, at the latest; 0: at
+    once, before it delivers anything else."""
 
     @property
     def wants_checkpoint(self) -> bool:
@@ -50,8 +52,10 @@ class QueueSession(ABC):
         the connection is gone."""
 
     @abstractmethod
-    async def acknowledge(self, tags: Sequence[Any]) -> None:
-        """The broker may forget these. Where the connection is gone nothing happens: they are delivered again."""
+    async def acknowledge(self, tags: Sequence[Any]) -> int:
+        """The broker may forget these. Where the connection is gone nothing happens: they are delivered again. Returns how
+        many of all tags of the session, from the first on, the broker has certainly taken by now. Not called twice at
+        the same time."""
 
     async def is_empty(self) -> bool:
         """Whether the broker has nothing to deliver, for a source with an end."""
@@ -88,7 +92,9 @@ class QueueFeed(Feed):
         self._stop, self._name = None if stop is None else start + stop, name
         self.bounded = stop is not None
         self._room = asyncio.Event()
+        self._acknowledging = asyncio.Lock()
         self._remembers_until: float | None = None
+        self._came_after = 0
 
     @property
     def warnings(self) -> Mapping[str, int]:
@@ -109,7 +115,6 @@ class QueueFeed(Feed):
     async def take(self, most: int, wait_s: float | None) -> Sequence[Message]:
         loop = asyncio.get_running_loop()
         end = None if wait_s is None else loop.time() + wait_s
-        self._forget_in_time(loop.time())
         while True:
             left_s = _LOOK_S if end is None else max(0.0, min(_LOOK_S, end - loop.time()))
             if self._stop is not None:
@@ -118,12 +123,15 @@ class QueueFeed(Feed):
                 raise EndOfSplit
             room = self._limit - self._ledger.unacknowledged
             if room > 0:
+                asked_at = loop.time()
                 found = await self.session.receive(min(most, room), left_s)
+                self._forget_in_time(asked_at, len(found), waited=left_s >= _LOOK_S)
             else:
                 found = ()
                 await self._wait_room(left_s)
             given = [each.message for each in found if self._ledger.admit(each.id, each.tag)]
-            await self._acknowledge()
+            if not self._acknowledging.locked():  # else it is done with the next
+                await self._acknowledge()
             if self._expects_ids:
                 self._nameless += sum(each.id is None for each in found)
             if given or (end is not None and loop.time() >= end):
@@ -131,10 +139,17 @@ class QueueFeed(Feed):
             if not found and room > 0 and self.bounded and await self.session.is_empty():
                 raise EndOfSplit
 
-    def _forget_in_time(self, now: float) -> None:
+    def _forget_in_time(self, asked_at: float, received: int, *, waited: bool) -> None:
+        """What an earlier session left is delivered when its time is over, before what came later. So it has come when
+        there was nothing to receive, or as many messages as can be without an acknowledgement."""
         if self._remembers_until is None:
-            self._remembers_until = now + self.session.redelivers_s
-        if now >= self._remembers_until:
+            self._remembers_until = asked_at + self.session.redelivers_s
+        if asked_at < self._remembers_until or self._came_after >= self._limit:
+            return
+        self._came_after += received
+        if waited and not received:
+            self._came_after = self._limit
+        if self._came_after >= self._limit:
             self._ledger.may_forget()
 
     async def _wait_room(self, wait_s: float) -> None:
@@ -152,10 +167,12 @@ class QueueFeed(Feed):
 
     async def _acknowledge(self) -> None:
         """Also what came again, and is in a checkpoint that is committed already."""
-        tags = self._ledger.acknowledged()
-        if tags:
-            await self.session.acknowledge(tags)
-            self._room.set()
+        async with self._acknowledging:
+            tags = self._ledger.acknowledged()
+            if tags:
+                self._room.set()
+                crash_point("broker.before_acknowledge")
+                self._ledger.settled(await self.session.acknowledge(tags))
 
     async def aclose(self) -> None:
         await self.session.stop()
@@ -212,7 +229,6 @@ class QueueSource(BrokerSource, SupportsCommits):
                 at,
                 self.window,
                 self._committed.get(split.id, int(split.data["at"]["given"])),
-                keeps=session.redelivers_s > 0,
             ),
             limit=limit,
             start=int(split.data["at"]["given"]),

@@ -29,12 +29,14 @@ NUMBER = "number"
 class Message(Struct, frozen=True):
     """One message. value: its bytes; None for a message without a value. told: what the broker says of it beside
     its value, by the names of `BrokerSource.told`; only what is used must be there. place: where it is, to show
-    to the user. num_bytes: about how much memory it takes."""
+    to the user. num_bytes: about how much memory it takes. fault: why what is told does not fit its type; such a
+    message is a row error."""
 
     value: bytes | None
     told: Mapping[str, Any]
     place: str
     num_bytes: int
+    fault: str | None = None
 
 
 class Feed(ABC):
@@ -120,17 +122,24 @@ class FeedBatch(MessageBatch):
         self._reader, self._given = reader, messages
         self.num_bytes = sum(message.num_bytes for message in messages)
 
+    def __len__(self) -> int:
+        return len(self._given)
+
     def frame(self) -> pl.DataFrame:
         return frame_of(self._given, self._reader.told, self._reader.named)
 
     def place(self, message: int) -> str:
         return self._given[message].place
 
+    def faults(self) -> Mapping[int, str]:
+        return {at: m.fault for at, m in enumerate(self._given) if m.fault is not None}
+
 
 def frame_of(messages: Sequence[Message], told: Schema, named: Sequence[str]) -> pl.DataFrame:
-    """The messages as an `Envelope` takes them. named: what is used beside the value."""
+    """The messages as an `Envelope` takes them. named: what is used beside the value; a decoder may ask for headers that
+    the broker does not have."""
     columns = [pl.Series("value", [message.value for message in messages], dtype=pl.Binary)]
-    for name in named:
+    for name in (each for each in named if each in told):
         values = [message.told.get(name) for message in messages]
         columns.append(pl.Series(name, values, dtype=told[name].to_polars()))
     return pl.DataFrame(columns)

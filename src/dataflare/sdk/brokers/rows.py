@@ -85,6 +85,8 @@ class MessageMaker:
     """encoder: of the values. unfit: for columns as MESSAGES has them, why the broker would refuse a message, else
     NULL."""
 
+    at_once = True
+
     def __init__(
         self,
         shape: Shape,

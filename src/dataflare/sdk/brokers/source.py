@@ -15,11 +15,12 @@ from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
 from dataflare.sdk.brokers.reader import NUMBER, Feed, Message, MessageReader
 from dataflare.sdk.messages.build import decoder, envelope, needs_sample
+from dataflare.sdk.messages.letters import SupportsMessages
 from dataflare.sdk.source import SourceConnector, SplitReader
 from dataflare.sdk.threads import in_thread
 
 
-class BrokerSource(SourceConnector):
+class BrokerSource(SourceConnector, SupportsMessages):
     """told: the names and types of what the broker says of a message, which `metadata` may name."""
 
     told: ClassVar[Schema]
@@ -53,7 +54,6 @@ class BrokerSource(SourceConnector):
         return MessageReader(await self.feed(split, position), made, self.told, number)
 
     async def made_envelope(self) -> Envelope:
-        """What makes rows of messages; always the same."""
         if self._envelope is None:
             sample: Sequence[Message] = ()
             if self.needs_sample():
@@ -63,6 +63,9 @@ class BrokerSource(SourceConnector):
             values = pl.Series([message.value for message in sample], dtype=pl.Binary)
             self._envelope = await in_thread(self._make_envelope, values)
         return self._envelope
+
+    def told_of_messages(self) -> Schema:
+        return self.told
 
     def needs_sample(self) -> bool:
         return needs_sample(self.config)
@@ -79,7 +82,10 @@ class BrokerSource(SourceConnector):
         )
 
     def _make_envelope(self, sample: pl.Series) -> Envelope:
-        return envelope(self.config, self.context, self.value_decoder(sample), self.told)
+        value, key = self.value_decoder(sample), None
+        if getattr(self.config, "key_format", None) is not None:
+            key = decoder(self.config, self.context, topic=self.label, is_key=True)
+        return envelope(self.config, self.context, value, self.told, key)
 
     def value_decoder(self, sample: pl.Series) -> Decoder:
         """What reads the values. sample: some values."""
@@ -90,4 +96,5 @@ class BrokerSource(SourceConnector):
             contract=self.contract,
             sample=sample,
             learned=self.learned,
+            has_headers="headers" in self.told,
         )

@@ -12,6 +12,7 @@ from typing import Protocol
 import polars as pl
 
 from dataflare.errors import DataError
+from dataflare.formats.text_write import python_row, python_rows
 from dataflare.model.batch import SharedDataBatch
 from dataflare.sdk.brokers.rows import Made
 from dataflare.sdk.context import DestinationContext
@@ -20,9 +21,15 @@ from dataflare.sdk.destination import Committable, RefusedRow, Writer, WriteStat
 from dataflare.sdk.sql import redo
 from dataflare.sdk.threads import in_thread
 
+_FEW_ROWS, _FEW_BYTES = 500, 256 << 10
+"""To make messages of fewer and smaller rows costs less than to hand them to another thread."""
+
 
 class Maker(Protocol):
     """Makes messages of rows."""
+
+    at_once: bool
+    """Whether it waits for no system."""
 
     def make(self, frame: pl.DataFrame) -> Made: ...
 
@@ -39,15 +46,17 @@ class MessageWriter(Writer):
     def made(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The messages of rows. On any thread."""
         made = self._maker.make(frame)
-        if made.refused.height and not self._context.sift:
+        if not made.refused.height:
+            return made.messages
+        if not self._context.sift:
             raise self._refusal(made.refused)
-        for row in made.refused.iter_rows(named=True):
+        for row in python_rows(made.refused):
             why = row.pop("why")
             self._refused.append(RefusedRow(row, "E0510", f"{self._place} refuses a row: {why}"))
         return made.messages
 
     def _refusal(self, refused: pl.DataFrame) -> DataError:
-        row = refused.row(0, named=True)
+        row = python_row(refused)
         why = row.pop("why")
         text = ", ".join(f"{name}={value!r}" for name, value in row.items())
         return DataError(
@@ -111,7 +120,8 @@ class DirectWriter(MessageWriter):
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         if batch.num_rows:
-            messages = await in_thread(self.made, batch.frame)
+            few = self._maker.at_once and _are_few(batch)
+            messages = self.made(batch.frame) if few else await in_thread(self.made, batch.frame)
             if messages.height:
                 await self.send(messages)
         return WriteStats(batch.num_rows, batch.num_bytes)
@@ -119,3 +129,8 @@ class DirectWriter(MessageWriter):
     @abstractmethod
     async def send(self, messages: pl.DataFrame) -> None:
         """Send messages, as `rows.MESSAGES`, in their order. After `flush` the broker must have them all."""
+
+
+def _are_few(batch: SharedDataBatch) -> bool:
+    """Whether its rows are worked on at once."""
+    return batch.num_rows < _FEW_ROWS and batch.num_bytes < _FEW_BYTES

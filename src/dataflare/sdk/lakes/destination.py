@@ -14,7 +14,7 @@ _KEYS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
 _REASONS = {
     "append": "rows and epoch are in one commit of the table",
     "overwrite": "rows are staged with their epoch, and one commit at the end of the run replaces the table",
-    "upsert": "rows and epoch are in one commit of the table; upsert ignores deletes",
+    "upsert": "rows and epoch are in one commit of the table; upsert ignores deletes and TRUNCATE",
     "mirror": "rows, deletes and epoch are in one commit of the table",
 }
 
@@ -23,7 +23,8 @@ class LakeDestination(TableDestination):
     """A connector adds its `LakeStore`."""
 
     def capabilities(self) -> DestinationCapabilities:
-        return replace(super().capabilities(), reason=_REASONS[self.config.mode])
+        reason = _REASONS[self.config.mode]
+        return replace(super().capabilities(), reason=reason, keeps_unchanged=False)
 
     def runs_statements(self) -> bool:
         return False

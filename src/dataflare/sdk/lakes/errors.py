@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from dataflare.errors import DataError, Retry, SystemError_
@@ -60,3 +62,16 @@ class Fault(Struct, frozen=True):
             retry=Retry.LATER,
             help=help_,
         )
+
+
+def refuse_table(label: str, mode: str, reasons: Sequence[str], of_mode: Sequence[str]) -> None:
+    """Raises SystemError_ (E0604) for a table that has something for which it is not written. reasons: in every mode;
+    of_mode: in this one."""
+    if not reasons and not of_mode:
+        return
+    how = "" if reasons else f" with mode '{mode}'"
+    raise SystemError_(
+        f"{label} cannot be written{how}: it has {', '.join([*reasons, *of_mode])}",
+        code="E0604",
+        help="write to a table without it" + ("" if reasons else ", or choose another mode"),
+    )

@@ -40,13 +40,10 @@ class Pending:
 
     def add(self, frame: pl.DataFrame) -> None:
         self.columns = [n for n in frame.columns if n != KIND_COLUMN]
-        if self._held and KIND_COLUMN in frame.columns and KIND_COLUMN not in self._held[0].columns:
-            self._held = [each.with_columns(_insert()) for each in self._held]
-        elif (
-            self._held and KIND_COLUMN not in frame.columns and KIND_COLUMN in self._held[0].columns
-        ):
-            frame = frame.with_columns(_insert()).select(self._held[0].columns)
-        self._held.append(frame)
+        if KIND_COLUMN not in frame.columns:
+            frame = frame.with_columns(pl.lit(0, pl.UInt8).alias(KIND_COLUMN))
+        # All frames have the same columns, also those that are in files already.
+        self._held.append(frame.select(*self.columns, KIND_COLUMN))
         self._held_bytes += int(frame.estimated_size())
         if self._held_bytes > _HELD_BYTES:
             self._spill()
@@ -65,7 +62,8 @@ class Pending:
         touched = [self._parted(each) for each in self._touched]
         for number, file in enumerate(self._files):
             frames = [_read(file, *offset) for offset in self._offsets[number]]
-            yield self._folded(frames, [each[number] for each in touched])
+            if frames or touched:
+                yield self._folded(frames, [each[number] for each in touched])
 
     def close(self) -> None:
         for file in self._files:
@@ -105,10 +103,6 @@ class Pending:
     def _parted(self, frame: pl.DataFrame) -> list[pl.DataFrame]:
         parts = frame.select(pl.struct(self._key).hash() % _PARTS).to_series()
         return [frame.filter(parts == number) for number in range(_PARTS)]
-
-
-def _insert() -> pl.Expr:
-    return pl.lit(0, pl.UInt8).alias(KIND_COLUMN)
 
 
 def _read(file: IO[bytes], start: int, length: int) -> pl.DataFrame:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from dataflare.errors import DataError
+from dataflare.formats.text_write import python_row
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.new_fields import NewFields, typed_fields
 from dataflare.model.progress import Position
@@ -211,7 +212,7 @@ class LogReader(SplitReader):
         rows = has.to_series().arg_true().to_list()
         if not rows:
             return None
-        return typed_fields(self._new, rows, lambda row: str(batch.row(row, named=True)))
+        return typed_fields(self._new, rows, lambda row: str(python_row(batch, row)))
 
 
 def _fits(type_: DataType, into: DataType) -> bool:

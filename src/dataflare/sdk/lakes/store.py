@@ -7,13 +7,14 @@ import random
 import time
 import uuid
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 from msgspec import Struct
 from msgspec.structs import replace
 
 from dataflare.errors import CheckpointError, DataFlareError
+from dataflare.formats.text_write import python_row
 from dataflare.model.types import RESERVED, Schema
 from dataflare.sdk.lakes import marker
 from dataflare.sdk.lakes.fit import (
@@ -98,6 +99,9 @@ class LakeStore(TableStore):
         self._table = self.load()
 
     def commit(self) -> None:
+        table = self._table
+        # Read first, because another attempt that commits may remove the markers of this version.
+        markers = {} if table is None else {slot: table.marker(slot) for slot in self._markers}
         for step in self._steps.values():
             self._apply(step)
         table = self._table
@@ -115,20 +119,27 @@ class LakeStore(TableStore):
                 self._attempted = False
                 if attempt + 1 == _TRIES:
                     raise
-                table = self._rebased(table, change, conflict)
+                table = self._rebased(table, change, markers, conflict)
                 self._attempted = True
                 time.sleep(random.uniform(0, _WAIT_S * 2 ** min(attempt, 6)))
         table.remove(self._left)
         self._clear()
 
-    def _rebased(self, old: LakeTable, change: Change, conflict: Conflict) -> LakeTable:
-        """The newest version, if the change can be made on it as well; else raises the conflict."""
+    def _rebased(
+        self,
+        old: LakeTable,
+        change: Change,
+        markers: Mapping[str, str | None],
+        conflict: Conflict,
+    ) -> LakeTable:
+        """The newest version, if the change can be made on it as well; else raises the conflict. markers: as the transaction
+        has read them, by slot."""
         fresh = self.load()
         if (
             fresh is None
             or not change.may_move
             or fresh.schema != old.schema
-            or any(fresh.marker(slot) != old.marker(slot) for slot in change.markers)
+            or any(fresh.marker(slot) != text for slot, text in markers.items())
         ):
             raise conflict
         self._table = fresh
@@ -290,7 +301,7 @@ class LakeStore(TableStore):
         if refused:
             numbers = sorted(refused)
             if not target.sift:
-                row = frame.row(numbers[0], named=True)
+                row = python_row(frame, numbers[0])
                 raise with_row(refused[numbers[0]], row, target.names)
             step.refused += [Refusal(first + n, refused[n]) for n in numbers]
             fitted = without(fitted, with_first_halves(rows, numbers, target.key))
@@ -369,6 +380,17 @@ class LakeStore(TableStore):
         self._left += [each for each in self._adds if each.path in paths]
         self._adds = [each for each in self._adds if each.path not in paths]
         self._finish(step)
+
+    def empty(self, target: Target) -> None:
+        step = self._ready(target, target.schema)
+        if step.pending is not None:
+            step.pending.close()
+            step.pending = None
+        self._finish(step)
+        mine = {each.path for each in self._adds}
+        self._removes += [each for each in self._files() if each.path not in mine]
+        self._left += self._adds
+        self._adds = []
 
     def settle(self, target: Target, *, final: bool, left_out: int = 0) -> Sweep | None:
         step = self._ready(target, target.schema) if final else self._steps.get(target.step)

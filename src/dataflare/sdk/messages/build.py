@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.model.new_fields import Columns
@@ -16,6 +16,7 @@ from dataflare.model.types import Field, Schema
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.destination import need_columns
 from dataflare.sdk.messages.config import (
+    ChangeOptions,
     Coded,
     SourceCloudEventsOptions,
     SourceCsvOptions,
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from dataflare.formats.messages.contract import Decoder, Encoder
-    from dataflare.formats.messages.envelope import Envelope
+    from dataflare.formats.messages.debezium_encode import DebeziumEncoder
+    from dataflare.formats.messages.envelope import Envelope, Tombstones
 
 
 def needs_sample(options: ValueOptions) -> bool:
@@ -47,20 +49,31 @@ def decoder(
     sample: pl.Series | None = None,
     learned: Columns | None = None,
     is_key: bool = False,
+    has_headers: bool = True,
 ) -> Decoder:
     """The decoder of the values, or of the keys. topic: what the messages are read from, for messages and
     names of subjects. contract: the step's `schema:`. sample: messages from which columns are found, where
-    `needs_sample` says so. learned: as a source has them. Raises ConfigError (E0405) for messages whose
+    `needs_sample` says so. learned: as a source has them. has_headers: whether messages may have some. Raises ConfigError (E0405) for messages whose
     columns are not known."""
     import polars as pl
 
+    if not is_key and options.has_changes:
+        if options.registry is None:
+            return _debezium_decoder(options, topic, contract, sample, learned, context.step)
+        from dataflare.formats.messages.debezium_records import DebeziumRecords
+
+        records = _decoder(options, context, topic, None, None, None, is_key)
+        told = options.change_options
+        made = DebeziumRecords(records, told.facts, outbox=told.outbox, step=context.step)
+        return _fitting(made, contract, context)
     if is_key or options.format != "cloudevents":
         return _decoder(options, context, topic, contract, sample, learned, is_key)
     from dataflare.formats.messages.cloudevents import CloudEventsDecoder, data_of
 
     settings = cast("SourceCloudEventsOptions", options.cloudevents)
     if sample is not None:
-        sample = pl.Series([data_of(each) for each in sample], dtype=pl.Binary)
+        mode = settings.mode if has_headers or settings.mode == "binary" else "structured"
+        sample = pl.Series([data_of(each, mode) for each in sample], dtype=pl.Binary)
     attributes = CloudEventsDecoder.attributes(settings.extensions)
     if contract is not None:
         contract = Schema(tuple(field for field in contract if field.name not in attributes))
@@ -189,13 +202,62 @@ def _json_decoder(
     messages = sample if sample is not None else pl.Series(dtype=pl.Binary)
     columns = sampled(messages, contract, learned)
     if not columns:
+        bad = JsonDecoder([]).decode(messages).bad
+        first = bad.row(0, named=False)[2] if bad.height else None
         raise ConfigError(
             f"{topic} has no messages with fields, so their columns are not known",
             code="E0405",
             step=step,
-            help="list the columns in 'schema'",
+            notes=[f"of {messages.len()} messages {bad.height} cannot be read; the first: {first}"]
+            if first
+            else [],
+            help="set the 'format' that the messages have, or list the columns in 'schema'"
+            if first
+            else "list the columns in 'schema'",
         )
     return JsonDecoder(columns)
+
+
+def _debezium_decoder(
+    options: ValueOptions,
+    topic: str,
+    contract: Schema | None,
+    sample: pl.Series | None,
+    learned: Columns | None,
+    step: str,
+) -> Decoder:
+    """Columns that the contract names with another type are read as they are written."""
+    import polars as pl
+
+    from dataflare.formats.messages.debezium import DebeziumDecoder, rows_of, types_of
+
+    messages = sample if sample is not None else pl.Series(dtype=pl.Binary)
+    told = options.change_options
+    given = {f.name: f.type for f in contract or () if f.name not in told.facts}
+    columns = [
+        column
+        for column in types_of(messages)
+        if given.get(column.name, column.type) == column.type
+    ]
+    written = {
+        column.name: column.type if column.convert is None else column.written for column in columns
+    }
+    types = Schema.of({**given, **written})
+    rows = _json_decoder(topic, types, rows_of(messages), learned, step)
+    _refuse_taken(rows.schema, told, step)
+    return DebeziumDecoder(rows, columns, told.facts, outbox=told.outbox)
+
+
+def _refuse_taken(row: Schema, told: ChangeOptions, step: str) -> None:
+    """Raises ConfigError (E0411) for a row with a column that has the name of a fact of its change."""
+    taken = [name for name in told.facts if name in row]
+    if taken:
+        raise ConfigError(
+            f"'debezium: {{metadata: ...}}' writes the column '{taken[0]}', and the rows have one of that name",
+            code="E0411",
+            step=step,
+            help=f"leave '{taken[0][1:]}' out of it",
+        )
 
 
 def envelope(
@@ -223,11 +285,18 @@ def envelope(
         metadata=tuple(Field(name, available[name]) for name in options.metadata),
         key=key,
         nested=options.metadata_nested,
-        tombstones=options.tombstones if isinstance(options, SourceMessageOptions) else "skip",
+        tombstones=_tombstones(options),
         step=context.step,
     )
     assert len(made.schema) >= len(value.schema)
     return made
+
+
+def _tombstones(options: SourceMessageOptions | ValueSourceOptions) -> Tombstones:
+    """Behind a delete of Debezium there is a message without a value, which says nothing more."""
+    if isinstance(options, SourceMessageOptions) and not options.has_changes:
+        return options.tombstones
+    return "skip"
 
 
 def encoder(
@@ -259,6 +328,35 @@ def encoder(
         prefix=header_prefix,
         step=context.step,
     )
+
+
+class DebeziumEncoders(NamedTuple):
+    value: DebeziumEncoder
+    key: Encoder | None
+
+
+def debezium_encoders(
+    options: ValueOptions, context: ConnectorContext, schema: Schema, keys: Schema, *, topic: str, schemas: bool,
+    database: str, table: str,
+) -> DebeziumEncoders:  # fmt: skip
+    """The encoders of changes and of their keys. Raises ConfigError (E0423) for columns that cannot be written so."""
+    from dataflare.formats.messages.connect_write import check_columns
+    from dataflare.formats.messages.debezium_encode import DebeziumEncoder, Envelopes, KeyEncoder
+    from dataflare.formats.messages.json import JsonEncoder
+
+    is_avro = options.registry is not None
+    envelopes = Envelopes(schema, topic, table, database, converts=not is_avro)
+    if not is_avro:
+        check_columns(schema, context.step)
+        key = KeyEncoder(keys, topic, JsonEncoder(), schemas=schemas) if keys else None
+        return DebeziumEncoders(DebeziumEncoder(envelopes, JsonEncoder(), schemas=schemas), key)
+    inner = _encoder(options, context, envelopes.schema, topic, False)
+    of_keys = None
+    if keys:
+        of_keys = _encoder(
+            options.model_copy(update={"key_format": "avro"}), context, keys, topic, True
+        )
+    return DebeziumEncoders(DebeziumEncoder(envelopes, inner, schemas=False), of_keys)
 
 
 def _encoder(

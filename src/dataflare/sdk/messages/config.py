@@ -18,6 +18,13 @@ WITH_SCHEMA = ("avro", "protobuf")
 """Formats whose bytes cannot be read without a schema."""
 
 
+class ChangeOptions(NamedTuple):
+    """facts: the columns of what changes say of themselves. outbox: whether the table is an outbox."""
+
+    facts: tuple[str, ...] = ()
+    outbox: bool = False
+
+
 class Coded(NamedTuple):
     """Values or keys. prefix: of their options."""
 
@@ -219,6 +226,16 @@ class ValueOptions(BaseModel):
     def value_format(self) -> DataFormat:
         """The format of values; of events, that of their data."""
         return self.cloudevents.data if self.format == "cloudevents" else self.format
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether messages are changes as Debezium writes them."""
+        return False
+
+    @property
+    def change_options(self) -> ChangeOptions:
+        """Of such messages, what is to be read of them."""
+        return ChangeOptions()
 
     def coded(self) -> list[Coded]:
         """What has a format: values, and keys where there are some."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dataflare.model.units import Size
 
@@ -33,6 +33,16 @@ class LogOptions(BaseModel):
 
 
 class LogConfig(BaseModel):
+    size_option: ClassVar[str] = "max_message"
+    """The option that says how many bytes a message may have at most."""
+
     log: LogOptions = Field(
         default_factory=lambda: LogOptions.model_validate({}), description="the log on disk"
     )
+
+    @model_validator(mode="after")
+    def _log_has_room(self) -> Self:
+        # The newest segment, an eighth of the log, always stays. A larger message could wait for room for ever.
+        if getattr(self, self.size_option) > self.log.max_size // 8:
+            raise ValueError(f"'{self.size_option}' may be at most an eighth of the log's max_size")
+        return self

@@ -2,8 +2,8 @@
 
 Always true:
 - `append` returns after its messages are on disk (fsync); what it returned for is read again after any crash;
-- only the last block of the last segment can be incomplete: it is cut off when the log is opened, because it was
-  not acknowledged. Any other block that cannot be read is an error;
+- what is behind the end that the mark tells can be incomplete: it is cut off when the log is opened, because it was
+  not acknowledged. Any other block that cannot be read or is not there is an error;
 - the log never has more than `bytes_max` bytes and one block; only whole segments before `trim`'s offset go;
 - at least one message stays once there was one, so offsets are never given twice, and `last` knows it.
 
@@ -43,10 +43,11 @@ from dataflare.sdk.push.blocks import (
     segment_path,
     segments_in,
 )
+from dataflare.sdk.push.mark import EndMark
 
 _ABOUT = "log.json"
 _LOCK = "lock"
-_FORMAT = 1
+_FORMAT, _WITHOUT_MARK = 2, 1
 _LOOK_BYTES = 1 << 20
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -73,7 +74,10 @@ class PushLog:
         self._folder, self._bytes_max, self._step = folder, bytes_max, step
         self._segment_max = max(1, bytes_max // 8)
         self._file: int | None = None
+        self._segment = 0
+        """The one that is open to be appended to, by its first offset."""
         self._broken: DataFlareError | None = None
+        self._mark: EndMark | None = None
         self._sizes: dict[int, int] = {}
         self._guard = threading.Lock()
         self._lock: int | None = None
@@ -83,8 +87,13 @@ class PushLog:
             _make_folder(folder)
             self._lock = self._locked()
             try:
-                self.id = self._about()
-                self.end = self._recovered()
+                about = self._about()
+                self.id = about.id
+                self._mark = EndMark(folder)
+                self.end = self._recovered(has_mark=about.format != _WITHOUT_MARK)
+                self._note_end()
+                if about.format != _FORMAT:
+                    self._write_about(_About(_FORMAT, about.id))
             except BaseException:
                 self.close()
                 raise
@@ -114,10 +123,21 @@ class PushLog:
         except DataFlareError as error:
             self._undo(end, error)
             raise
-        with self._guard:
-            self._sizes[segment] = byte + len(data)
-        self.end = Place(end.offset + len(messages), segment, byte + len(data))
-        return self.end
+        after = Place(end.offset + len(messages), segment, byte + len(data))
+        assert self._mark is not None
+        with self._system_errors("written"), self._guard:
+            self._mark.write(after)
+            self._sizes[segment] = after.byte
+        self.end = after
+        return after
+
+    def _note_end(self) -> None:
+        assert self._mark is not None
+        if self._mark.place != self.end:
+            assert self._file is not None
+            os.fsync(self._file)  # a process that was killed may have written it only
+            self._mark.write(self.end)
+        self._mark.sync()
 
     def _undo(self, end: Place, error: DataFlareError) -> None:
         """Cut off what a failed write left. Where that fails too, nothing is written any more."""
@@ -126,25 +146,30 @@ class PushLog:
             # After a failed fsync it is unknown what is on disk; opening it again reads what is there.
             return
         with contextlib.suppress(OSError):
-            os.ftruncate(self._file, self._sizes.get(max(self._sizes), 0))
+            # Nothing of a segment that has just begun was acknowledged.
+            os.ftruncate(self._file, end.byte if self._segment == end.segment else 0)
             os.fsync(self._file)
             self._broken = None
 
     def _room(self, end: Place, num_bytes: int) -> tuple[int, int]:
         """The segment and the byte where a block goes; a new segment where the last one is full."""
         size = self._sizes[end.segment]
-        if size == 0 or size + num_bytes <= self._segment_max or end.offset == end.segment:
+        # Where a write failed after its segment began, the next one goes there too: the file of the one before is closed.
+        if self._segment == end.segment and (
+            size == 0 or size + num_bytes <= self._segment_max or end.offset == end.segment
+        ):
             return end.segment, size
         self._begin(end.offset)
         return end.offset, 0
 
     def _begin(self, first: int) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-        self._file = os.open(
+        """Open a segment to append to it. Where that fails the one before stays open."""
+        number = os.open(
             segment_path(self._folder, first), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
+        if self._file is not None:
+            os.close(self._file)
+        self._file, self._segment = number, first
         sync_folder(self._folder)
         with self._guard:
             self._sizes[first] = os.fstat(self._file).st_size
@@ -232,6 +257,8 @@ class PushLog:
             firsts = sorted(self._sizes)
             gone = [a for a, b in itertools.pairwise(firsts) if b <= offset and self._sizes[b]]
             with self._system_errors("trimmed"):
+                if gone and self._mark is not None:
+                    self._mark.sync()  # else it could name a segment that is gone
                 # The oldest first: what is left has no gap, whenever the process dies.
                 for first in gone:
                     segment_path(self._folder, first).unlink(missing_ok=True)
@@ -249,6 +276,9 @@ class PushLog:
             if number is not None:
                 os.close(number)
         self._file = self._lock = None
+        if self._mark is not None:
+            self._mark.close()
+            self._mark = None
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -267,7 +297,7 @@ class PushLog:
             ) from error
         return number
 
-    def _about(self) -> str:
+    def _about(self) -> _About:
         path = self._folder / _ABOUT
         try:
             about = msgspec.json.decode(path.read_bytes(), type=_About)
@@ -277,24 +307,41 @@ class PushLog:
             return self._new()
         except msgspec.DecodeError as error:
             raise self._unusable(f"{_ABOUT} cannot be read: {error}") from error
-        if about.format != _FORMAT:
+        if about.format not in (_FORMAT, _WITHOUT_MARK):
             raise self._unusable(f"it has the format {about.format}, which a newer version wrote")
-        return about.id
+        return about
 
-    def _new(self) -> str:
-        id_ = str(uuid.uuid4())
+    def _new(self) -> _About:
+        """It is not there before the mark is."""
+        mark = EndMark(self._folder)
+        try:
+            mark.write(Place(0, 0, 0))
+            mark.sync()
+        finally:
+            mark.close()
+        about = _About(_FORMAT, str(uuid.uuid4()))
+        self._write_about(about)
+        return about
+
+    def _write_about(self, about: _About) -> None:
         temporary = self._folder / f".tmp-{_ABOUT}"
         with open_private(temporary) as file:
-            file.write(msgspec.json.encode(_About(_FORMAT, id_)))
+            file.write(msgspec.json.encode(about))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._folder / _ABOUT)
         sync_folder(self._folder)
-        return id_
 
-    def _recovered(self) -> Place:
-        """The end of the log. What the last segment has behind its last whole block is cut off."""
-        firsts = segments_in(self._folder)
+    def _recovered(self, *, has_mark: bool) -> Place:
+        """The end of the log. What the last segment has behind its last whole block is cut off, unless the mark says that it
+        was whole."""
+        assert self._mark is not None
+        firsts, mark = segments_in(self._folder), self._mark.place
+        if has_mark and mark is None:
+            raise self._unusable("the file that tells its end is missing or damaged")
+        if mark is not None and mark.offset and mark.segment not in firsts:
+            name = segment_path(self._folder, mark.segment).name
+            raise self._unusable(f"{name} is missing, which has its last messages")
         if not firsts:
             self._begin(0)
             return Place(0, 0, 0)
@@ -306,6 +353,8 @@ class PushLog:
         at, offset = 0, last
         while (block := block_at(data, at)) is not None and block.offset == offset:
             at, offset = at + block.num_bytes, offset + count_of(block)
+        if mark is not None and offset < mark.offset:
+            raise self._damaged(last, at)
         if at < len(data):
             if block is not None or block_after(data, at):
                 raise self._damaged(last, at)
@@ -346,7 +395,9 @@ class PushLog:
 
     def _damaged(self, segment: int, byte: int) -> SystemError_:
         name = segment_path(self._folder, segment).name
-        return self._unusable(f"{name} is damaged at byte {byte:,}, and messages behind it are not")
+        return self._unusable(
+            f"{name} is damaged at byte {byte:,}, where messages were that have been acknowledged"
+        )
 
 
 def trim(folder: Path, offset: int) -> None:

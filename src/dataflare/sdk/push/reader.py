@@ -149,7 +149,8 @@ class LogReader(ChunkReader):
     # -- chunks ------------------------------------------------------------------------------------
 
     def _chunk(self, blocks: Sequence[Block]) -> Chunk:
-        return Batch(self, blocks).chunk(self.position(), blocks[0].offset)
+        rows = self._place.offset - blocks[0].offset
+        return Batch(self, blocks, rows).chunk(self.position(), blocks[0].offset)
 
     def frame(self, blocks: Sequence[Block]) -> pl.DataFrame:
         """The messages of blocks, with the fields that are read of them."""
@@ -170,10 +171,13 @@ class LogReader(ChunkReader):
 
 
 class Batch(MessageBatch):
-    def __init__(self, reader: LogReader, blocks: Sequence[Block]) -> None:
+    def __init__(self, reader: LogReader, blocks: Sequence[Block], messages: int) -> None:
         super().__init__(reader.decoder)
-        self._reader, self._blocks = reader, blocks
+        self._reader, self._blocks, self._number = reader, blocks, messages
         self.num_bytes = sum(len(block.body) for block in blocks)
+
+    def __len__(self) -> int:
+        return self._number
 
     def frame(self) -> pl.DataFrame:
         return self._reader.frame(self._blocks)

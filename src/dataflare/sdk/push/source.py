@@ -22,6 +22,7 @@ from dataflare.model.progress import Position, Split
 from dataflare.model.types import INT64, Field, Schema
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.messages.build import decoder, envelope, needs_sample
+from dataflare.sdk.messages.letters import SupportsMessages
 from dataflare.sdk.push.log import PushLog, first_messages, trim
 from dataflare.sdk.push.reader import Listener, LogReader
 from dataflare.sdk.source import (
@@ -37,7 +38,7 @@ _SAMPLE_MESSAGES = 1_000
 _SPLIT = "log"
 
 
-class PushSource(SourceConnector, SupportsCommits):
+class PushSource(SourceConnector, SupportsCommits, SupportsMessages):
     """Its Config has `LogConfig`, and `ValueSourceOptions` unless it decodes by itself."""
 
     fields: ClassVar[Schema]
@@ -80,16 +81,18 @@ class PushSource(SourceConnector, SupportsCommits):
     # -- columns -----------------------------------------------------------------------------------
 
     async def schema(self) -> Schema:
-        return (await self._made_envelope()).schema
+        return (await self.made_envelope()).schema
 
-    async def _made_envelope(self) -> Envelope:
+    async def made_envelope(self) -> Envelope:
         if self._envelope is None:
             self._envelope = await in_thread(self._make_envelope)
         return self._envelope
 
+    def told_of_messages(self) -> Schema:
+        return Schema((*self.fields.fields[1:], Field("offset", INT64)))
+
     def _make_envelope(self) -> Envelope:
-        available = Schema((*self.fields.fields[1:], Field("offset", INT64)))
-        return envelope(self.config, self.context, self._decoder(), available)
+        return envelope(self.config, self.context, self._decoder(), self.told_of_messages())
 
     def _decoder(self) -> Decoder:
         sample = None
@@ -137,7 +140,7 @@ class PushSource(SourceConnector, SupportsCommits):
         reader = LogReader(
             self._open_log,
             self.listener,
-            await self._made_envelope(),
+            await self.made_envelope(),
             self.fields,
             position,
             step=self.context.step,

@@ -32,7 +32,8 @@ from dataflare.sdk.sql.names import (
 )
 from dataflare.sdk.sql.refusals import Pace, Refusal, rowwise, sift, with_row
 from dataflare.sdk.sql.session import Session, shared_session
-from dataflare.sdk.sql.sql_store import Ready, SqlMarkers, SqlStore
+from dataflare.sdk.sql.sql_markers import SqlMarkers
+from dataflare.sdk.sql.sql_store import Ready, SqlStore
 from dataflare.sdk.sql.store import TableStore, Target, TransactionEnded
 from dataflare.sdk.sql.sweeping import Sweep, refuse_deletes
 from dataflare.sdk.sql.tables import Table, missing_columns

@@ -139,6 +139,15 @@ class ReadOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     table: str | None = Field(None, min_length=1, description="the table or view to read")
+    tables: Names | None = Field(
+        None,
+        min_length=1,
+        description="many tables, each a stream: names, and patterns with * and ?, of the table in any schema or of "
+        "schema.table; those that begin with ! are taken away",
+    )
+    per_table: dict[str, dict[str, Any]] | None = Field(
+        None, description="with 'tables': options of single tables, by the name of the stream"
+    )
     query: Query | None = Field(
         None, description="a SELECT to read instead of a table; variables in it are bound values"
     )
@@ -150,8 +159,10 @@ class ReadOptions(BaseModel):
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        if (self.table is None) == (self.query is None):
-            raise ValueError("set either 'table' or 'query'")
+        if [self.table, self.tables, self.query].count(None) != 2:
+            raise ValueError("set one of 'table', 'tables' and 'query'")
+        if self.per_table is not None and self.tables is None:
+            raise ValueError("'per_table' needs 'tables'")
         return self
 
 
@@ -210,15 +221,19 @@ class WriteOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    mode: Literal["append", "overwrite", "upsert", "mirror"] = Field(
+    mode: Literal["append", "overwrite", "upsert", "mirror", "history"] = Field(
         "append",
         description="append adds rows; overwrite swaps in the new rows at the end; upsert keeps the "
         "last row of each key; mirror also deletes rows that are not in the source any more, at "
-        "the end of a run that read all of it and in which no row failed",
+        "the end of a run that read all of it and in which no row failed; history keeps the versions "
+        "of a row, with valid_from, valid_to and is_current: each of them with sequence, and without it the last "
+        "of those that are read at one time",
     )
     key: Names = Field(default_factory=list, description="the columns that identify a row")
     sequence: str | None = Field(
-        None, description="apply a row only if this column is greater than in the stored row"
+        None,
+        description="apply a row only if this column is greater than in the stored row; with mode history "
+        "the time from which a row is so",
     )
     batch_size: int | None = Field(
         None, ge=1, description="the most rows to write with one statement"
@@ -267,7 +282,24 @@ class TableOptions(WriteOptions, _Named):
     """Options of a destination that writes a table of a database."""
 
 
-class FileTableOptions(TableOptions, FileOptions):
+class SoftDeletes(WriteOptions):
+    """Of a destination that may keep the rows that are deleted."""
+
+    deleted_at: str | None = Field(
+        None,
+        min_length=1,
+        description="with mode mirror: rows that are deleted stay, and this column has the time of it; NULL in those that "
+        "are there",
+    )
+
+    @model_validator(mode="after")
+    def _of_a_mirror(self) -> Self:
+        if self.deleted_at is not None and self.mode != "mirror":
+            raise ValueError("'deleted_at' needs mode 'mirror'")
+        return self
+
+
+class FileTableOptions(TableOptions, SoftDeletes, FileOptions):
     """Options of a destination that writes a table of a database file."""
 
     path: str = Field(description="the database file; created if it does not exist")

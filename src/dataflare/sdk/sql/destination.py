@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from dataflare.errors import ConfigError
-from dataflare.model.types import STRING, Schema
+from dataflare.model.types import Schema
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.destination import (
     Committable,
@@ -28,7 +28,7 @@ from dataflare.sdk.destination import (
 )
 from dataflare.sdk.sql import redo, statements, sweeping
 from dataflare.sdk.sql.config import FileTableOptions, SqlOptions, TableOptions, WriteOptions
-from dataflare.sdk.sql.fold import OP_COLUMN
+from dataflare.sdk.sql.fold import schema_with_op
 from dataflare.sdk.sql.marker import MarkerRows
 from dataflare.sdk.sql.names import (
     at_step,
@@ -40,6 +40,7 @@ from dataflare.sdk.sql.names import (
 )
 from dataflare.sdk.sql.session import Session, shared_session
 from dataflare.sdk.sql.shares import Share
+from dataflare.sdk.sql.soft_deletes import with_deleted_at
 from dataflare.sdk.sql.store import TableStore, Target
 from dataflare.sdk.sql.writing import TableWriter
 from dataflare.sdk.threads import in_thread
@@ -47,7 +48,7 @@ from dataflare.sdk.threads import in_thread
 _REASONS = {
     "append": "rows and epoch are committed in one transaction",
     "overwrite": "rows are staged with their epoch and swapped in at the end of the run",
-    "upsert": "rows and epoch are committed in one transaction; upsert ignores deletes",
+    "upsert": "rows and epoch are committed in one transaction; upsert ignores deletes and TRUNCATE",
     "mirror": "rows, deletes and epoch are committed in one transaction",
 }
 
@@ -56,6 +57,8 @@ class TableDestination(DestinationConnector):
     """Writes a table. No row is visible before `commit`."""
 
     config: WriteOptions
+    takes_empty_names: ClassVar[bool] = False
+    """Whether the system has columns whose name is the empty text."""
 
     @property
     def table_name(self) -> str:
@@ -81,6 +84,8 @@ class TableDestination(DestinationConnector):
             delivery=Delivery.TRANSACTIONAL,
             reason=_REASONS[mode],
             changelog=mode in ("upsert", "mirror") or self.config.changelog == "columns",
+            truncates=True,
+            keeps_unchanged=mode in ("upsert", "mirror") and not self.config.sequence,
             changelog_with="mode: upsert or mirror with a key, or changelog: columns",
             bounded_only=mode == "overwrite",
         )
@@ -94,7 +99,14 @@ class TableDestination(DestinationConnector):
         return [
             *statements.effects(before, after),
             *sweeping.effects(self.config.mode, self.config.delete_max),
+            *self._kept_rows(),
         ]
+
+    def _kept_rows(self) -> Sequence[str]:
+        column = getattr(self.config, "deleted_at", None)
+        return (
+            [] if column is None else [f"rows that are deleted stay, with the time in '{column}'"]
+        )
 
     @abstractmethod
     def runs_statements(self) -> bool:
@@ -119,7 +131,9 @@ class TableDestination(DestinationConnector):
         """What this step writes. context: None before a run."""
         config = self.config
         if config.changelog is not None:
-            schema = Schema.of([*((f.name, f.type) for f in schema), (OP_COLUMN, STRING)])
+            schema = schema_with_op(self.context.step, schema)
+        deleted_at = getattr(config, "deleted_at", None)
+        schema = with_deleted_at(self.context.step, schema, deleted_at)
         known = self.declarations
         target = Target(
             step=self.context.step,
@@ -135,6 +149,7 @@ class TableDestination(DestinationConnector):
             create_table=config.create_table,
             delete_max=config.delete_max,
             widens=self.widens and config.create_table and config.mode != "overwrite",
+            deleted_at=deleted_at,
             declarations=known if known is not None and known.system == self.type else None,
         )
         if context is None:
@@ -165,21 +180,30 @@ class TableDestination(DestinationConnector):
         )
 
     def check_columns(self, schema: Schema) -> None:
-        """Raises ConfigError (E0411) if a column is missing, or one has a name that is taken."""
+        """Raises ConfigError (E0411) if a column is missing, has no name, or has a name that is taken."""
         check_columns(self.config, self.context.step, schema)
+        if not self.takes_empty_names:
+            refuse_empty_name(self.context.step, schema, self.type)
 
 
 def check_columns(config: Any, step: str, schema: Schema) -> None:
-    """Raises ConfigError (E0411) if a column of `key` or `sequence` is missing, or OP_COLUMN is taken."""
+    """Raises ConfigError (E0411) if a column of `key` or `sequence` is missing, or the column of kinds is taken."""
     if not schema.names:
         return
     need_columns(step, [*config.key, *([config.sequence] if config.sequence else [])], schema)
-    if config.changelog is not None and OP_COLUMN in schema:
+    if config.changelog is not None:
+        schema_with_op(step, schema)
+
+
+def refuse_empty_name(step: str, schema: Schema, type_: str) -> None:
+    """Raises ConfigError (E0411) for a column whose name is empty."""
+    if "" in schema:
         raise ConfigError(
-            f"'changelog: columns' writes the column '{OP_COLUMN}', and the rows have one already",
+            f"step '{step}': a column has the empty name '', which a table of {type_} cannot have",
             code="E0411",
             step=step,
-            help=f"rename it with map: rename: {{{OP_COLUMN}: ...}}",
+            notes=[f"it receives: {', '.join(name or chr(39) * 2 for name in schema.names)}"],
+            help="give it a name with map: rename: {'': ...}, or leave it out with map: drop: ['']",
         )
 
 
@@ -369,6 +393,9 @@ class TableCommitter(Committer):
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         self._markers_read = None
+        if committables and not epoch.final and not any(c.data["rows"] for c in committables):
+            self._rows = int(committables[-1].data["rows_total"])  # there is nothing to commit
+            return
         await in_thread(self._commit, epoch, committables)
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:

@@ -5,13 +5,14 @@ Always true:
 - rows and marker change in one transaction;
 - the epoch of a lineage and step never decreases, except by `rewind_marker` before any writer opens;
 - an attempt that has read the marker of a newer attempt does not write any more;
+- the steps of an epoch that share a marker table have the epoch's manifest once, in one of their rows;
 - a table has one owner: a lineage that finds another lineage of the same workflow and step in the marker table does not write, unless it has taken the table over (`TableStore.supersede`).
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -68,30 +69,48 @@ def widening(columns: Collection[str], table: str = MARKER_TABLE) -> list[str]:
 
 
 def selection(
-    target: Target,
+    targets: Sequence[Target],
     columns: Set[str],
     table: str = MARKER_TABLE,
     mark: str = "?",
     text: str = "text",
+    *,
+    manifests: bool = True,
 ) -> tuple[str, list[str]]:
-    """The query for `marker_rows` and its parameters. columns: of the marker table. text: the type of text
-    in a cast."""
-    token = "token" if "token" in columns else "null"
+    """The query for `marker_rows_by_step` and its parameters. targets: of one run. columns: of the marker table. text: the
+    type of text in a cast. manifests: whether the manifests are read too."""
+    lineage, workflow = targets[0].lineage, targets[0].workflow
+    is_new = columns >= set(ADDED_COLUMNS)
+    manifest = "null"
+    if manifests:
+        manifest = "r.manifest"
+        if is_new:
+            same = " and ".join(f"m.{n} = r.{n}" for n in ("lineage", "epoch", "token"))
+            manifest = f"coalesce({manifest}, (select max(m.manifest) from {table} m where {same}))"
+        manifest = f"cast({manifest} as {text})"
+    names = "r.token, r.step, r.place" if is_new else "null, r.step, null"
+    steps = ", ".join([mark] * len(targets))
     query = (
-        f"select lineage, attempt, epoch, rows_total, cast(manifest as {text}), {token} "
-        f"from {table} where step = {mark} and "
+        f"select r.lineage, r.attempt, r.epoch, r.rows_total, {manifest}, {names} "
+        f"from {table} r where (r.lineage = {mark} and r.step in ({steps}))"
     )
-    if not target.workflow or not columns >= set(ADDED_COLUMNS):
-        return f"{query}lineage = {mark}", [target.step, target.lineage]
+    parameters = [lineage, *(target.step for target in targets)]
+    if not workflow or not is_new:
+        return query, parameters
+    places = " or ".join([f"(r.step = {mark} and r.place = {mark})"] * len(targets))
+    parameters += [
+        workflow,
+        *(value for target in targets for value in (target.step, target.place)),
+    ]
     return (
-        f"{query}(lineage = {mark} or (workflow = {mark} and place = {mark})) "
-        "order by committed_at desc",
-        [target.step, target.lineage, target.workflow, target.place],
+        f"{query} or (r.workflow = {mark} and ({places})) order by r.committed_at desc",
+        parameters,
     )
 
 
-def marker_rows(target: Target, rows: Iterable[tuple[Any, ...]]) -> MarkerRows:
-    """The marker rows from the result of a `selection`."""
+def marker_rows(target: Target, rows: Iterable[Sequence[Any]]) -> MarkerRows:
+    """The marker rows of a target. rows: of its step, its lineage or its place, newest first: lineage, attempt,
+    epoch, rows_total, manifest, token."""
     own, other = None, None
     for lineage, attempt, epoch, rows_total, manifest, token in rows:
         text = None if manifest is None else str(manifest)
@@ -101,6 +120,23 @@ def marker_rows(target: Target, rows: Iterable[tuple[Any, ...]]) -> MarkerRows:
             replaced = target.mode == "overwrite"
             other = Owner(lineage, attempt, epoch, 0 if replaced else rows_total, text)
     return MarkerRows(own, other)
+
+
+def marker_rows_by_step(
+    targets: Iterable[Target], rows: Sequence[tuple[Any, ...]]
+) -> dict[str, MarkerRows]:
+    """The marker rows of each target, by its step. rows: the result of a `selection`."""
+    return {
+        target.step: marker_rows(
+            target,
+            [
+                values
+                for *values, step, place in rows
+                if step == target.step and (values[0] == target.lineage or place == target.place)
+            ],
+        )
+        for target in targets
+    }
 
 
 class Verdict(enum.Enum):
@@ -197,3 +233,15 @@ def values(target: Target, row: MarkerRow) -> tuple[Any, ...]:
         target.workflow,
         target.place,
     )
+
+
+def with_one_manifest(rows: Sequence[tuple[Target, MarkerRow]]) -> list[tuple[Target, MarkerRow]]:
+    """The marker rows of one marker table, of which only one has the manifest of an epoch. `selection` finds it."""
+    seen: set[tuple[str, int, str]] = set()
+    written = []
+    for target, row in rows:
+        epoch = target.lineage, row.epoch, row.token
+        written.append((target, replace(row, manifest=None) if epoch in seen else row))
+        if row.manifest is not None:
+            seen.add(epoch)
+    return written

@@ -2,7 +2,7 @@
 
 Always true:
 - a file is a sequence of frames, each with eight bytes of length and one Arrow IPC stream with its own schema, so a batch is appended without reading or rewriting the file;
-- a growing file has the name `open-...`; only a sealed, fsynced file has an epoch in its name;
+- a growing file has the name `open-...`; only a sealed, fsynced file has an epoch in its name (`LocalStore.publish` syncs the folder);
 - its xxh3 checksum is in the manifest, and a file that does not match is never applied;
 - rows that the destination refuses stay in it: their numbers are in its last frame, and they are skipped.
 """
@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from dataflare.errors import CheckpointError
 from dataflare.model.batch import private
-from dataflare.sdk.durable_files import open_private, sync_folder
+from dataflare.sdk.durable_files import open_private
 
 _LENGTH = struct.Struct("<Q")
 _REFUSED_COLUMN = "__dataflare_refused"
@@ -92,7 +92,8 @@ class RedoWriter:
         self._refused += rows
 
     def seal(self, epoch: int) -> RedoFile:
-        """Make all rows durable under the epoch's name, and start a new file."""
+        """Make all rows durable, give them the epoch's name, and start a new file. The store makes the name durable
+        before it publishes the epoch."""
         self._write_buffer()
         if self._file is None:
             return RedoFile(None, "", 0)
@@ -104,7 +105,6 @@ class RedoWriter:
         self._file.close()
         name = f"{epoch}-{self._subtask}.arrow"
         os.replace(self._folder / self._open_name, self._folder / name)
-        sync_folder(self._folder)
         sealed = RedoFile(name, self._sum.hexdigest(), self.rows - refused, refused)
         self._file, self._sum, self.rows = None, xxhash.xxh3_64(), 0
         self._refused.clear()

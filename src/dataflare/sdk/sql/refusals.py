@@ -14,9 +14,10 @@ import polars as pl
 from msgspec import Struct
 
 from dataflare.errors import DataError
-from dataflare.formats.text_write import for_python
+from dataflare.formats.text_write import python_row
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import RESERVED
+from dataflare.model.unchanged import UNCHANGED
 from dataflare.sdk.destination import RefusedRow
 from dataflare.sdk.sql.names import HELP
 
@@ -120,12 +121,13 @@ def refused_rows(
         while waiting and waiting[-1].row < first + frame.height:
             refusal = waiting.pop()
             at = refusal.row - first
-            row, error = for_python(frame[at]).row(0, named=True), refusal.error
+            row, error = python_row(frame, at), refusal.error
             kind = row.pop(KIND_COLUMN, None)
+            row.pop(UNCHANGED, None)
             if kind in _LEAVING:
                 raise with_row(error, row, key)
             if kind == RowKind.UPDATE_AFTER.value and at > 0:
-                before = for_python(frame[at - 1]).row(0, named=True)
+                before = python_row(frame, at - 1)
                 paired = before[KIND_COLUMN] == RowKind.UPDATE_BEFORE.value
                 if paired and all(before[name] == row[name] for name in key):
                     numbers.append(refusal.row - 1)

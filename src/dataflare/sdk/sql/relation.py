@@ -39,7 +39,8 @@ C = TypeVar("C", bound=Column)
 class Relation(Struct, Generic[C], frozen=True):
     """source: the SQL after FROM. key: columns that order and identify its rows; empty if there are none.
     rowid: whether it is a table that can be read by ranges of its rowid. is_table: whether it is a table of a server,
-    which can be divided into parts; rows: its rows, an estimate."""
+    which can be divided into parts; rows: its rows, an estimate. primary: the columns of the primary key; empty where
+    rows may share a key."""
 
     of_server: ClassVar[bool] = False
     """Whether a missing column is an error of the server's objects (E0604)."""
@@ -51,6 +52,7 @@ class Relation(Struct, Generic[C], frozen=True):
     rowid: bool = False
     is_table: bool = False
     rows: int = 0
+    primary: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -18,21 +18,20 @@ from weakref import WeakValueDictionary
 import polars as pl
 from msgspec.structs import replace
 
-from dataflare.errors import CheckpointError, DataFlareError
+from dataflare.errors import DataFlareError
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Epoch
 from dataflare.sdk.sql import redo
 from dataflare.sdk.sql.marker import (
-    MarkerRow,
     MarkerRows,
     Verdict,
     decide,
     first_marker,
     next_marker,
-    rewind_marker,
 )
 from dataflare.sdk.sql.refusals import Refusal
-from dataflare.sdk.sql.shares import Member, Share, alike
+from dataflare.sdk.sql.rewinding import take_back
+from dataflare.sdk.sql.shares import Member, Share, alike, write_parts
 from dataflare.sdk.sql.store import TableStore, Target, TransactionEnded
 from dataflare.sdk.sql.sweeping import Sweep
 
@@ -58,6 +57,7 @@ class Session:
         self._broken: TableStore | None = None
         self._run: tuple[str, int, str] | None = None
         self._members: dict[tuple[tuple[str, int, str], str], Member] = {}
+        self._markers: dict[str, MarkerRows] = {}
         self.sweeps: dict[str, Sweep] = {}
         """By step, how the deletes of a mirror ended."""
 
@@ -106,7 +106,7 @@ class Session:
             with self._abandoning_on_error():
                 store = self._opened()
                 for frame in alike(member.held):
-                    store.write(member.target, frame, rows_before, member.taken)
+                    write_parts(store, member.target, frame, rows_before, member.taken)
                     member.taken += frame.height
                 member.drop_held()
         except TransactionEnded:
@@ -132,7 +132,7 @@ class Session:
                 with self._abandoning_on_error():
                     store, taken = self._opened(), 0
                     for frame in frames():
-                        store.write(target, frame, rows_before, taken)
+                        write_parts(store, target, frame, rows_before, taken)
                         taken += frame.height
                     return taken
             except TransactionEnded:
@@ -159,16 +159,24 @@ class Session:
                 self.abandon()  # rows may have come since an earlier call
             if not member.copied:
                 return self._sift(member, frames, rows_before)
+            settled = self._settled(target)
+            return self._sift(member, frames, rows_before) if settled is None else settled
+
+    def _sift(self, member: Member, frames: Frames, rows_before: int) -> list[Refusal]:
+        while True:
+            self._write_all(member, frames, rows_before)
+            refused = self._settled(member.target)
+            if refused is not None:
+                return refused
+
+    def _settled(self, target: Target) -> list[Refusal] | None:
+        """The refused rows; None if the store had to end the transaction."""
+        try:
             with self._abandoning_on_error():
                 self._opened().settle(target, final=False)
                 return self._opened().refused(target.step)
-
-    def _sift(self, member: Member, frames: Frames, rows_before: int) -> list[Refusal]:
-        self._write_all(member, frames, rows_before)
-        with self._abandoning_on_error():
-            store = self._opened()
-            store.settle(member.target, final=False)
-            return store.refused(member.target.step)
+        except TransactionEnded:
+            return None
 
     def let_go(self, target: Target) -> None:
         """Let other programs write: roll back rows that were settled and are not prepared yet. They
@@ -185,7 +193,7 @@ class Session:
             member = self._member(share.target)
             member.last = epoch
             if not share.file.rows and not final:
-                member.end_epoch()
+                member.end_epoch()  # there is nothing to commit
                 return
             if member.prepared or self._closing not in (None, epoch):
                 self._rehearse(member, share, epoch, final=final)
@@ -193,11 +201,18 @@ class Session:
             self._write_held(member, share.rows_before)
             if not (member.copied and self._settle(share, final=final)):
                 self._apply(share, final=final)
-            with self._abandoning_on_error():
-                decide(self._opened().read_marker(share.target), share.target, epoch)
-            member.prepared[epoch] = share
-            member.inside = epoch
-            member.end_epoch()
+            self._refuse_fenced(share.target, epoch)
+            member.wait(share, epoch, inside=True)
+
+    def _refuse_fenced(self, target: Target, epoch: int) -> None:
+        """Raise an error if another run owns the table. The markers of all steps are read once in a
+        transaction; the commit reads them again, and locks them."""
+        with self._abandoning_on_error():
+            if target.step not in self._markers:
+                targets = [m.target for m in self._members.values() if m.target.run == target.run]
+                found = self._opened().read_markers(targets, manifests=False)
+                self._markers = {t.step: each for t, each in zip(targets, found, strict=True)}
+            decide(self._markers[target.step], target, epoch)
 
     def _apply(self, share: Share, *, final: bool) -> None:
         """Write the epoch from its redo file."""
@@ -236,8 +251,7 @@ class Session:
         self._apply(share, final=final)
         self.abandon()
         member.drop_held()
-        member.end_epoch()
-        member.prepared[epoch] = share
+        member.wait(share, epoch, inside=False)
 
     # -- commits -----------------------------------------------------------------------------------
 
@@ -245,6 +259,8 @@ class Session:
         """Make the rows and the marker visible, once."""
         with self._lock:
             member = self._member(share.target)
+            if member.committed >= epoch.number:
+                return  # with another step's
             if member.inside == epoch.number and self._store is not None:
                 self._finish(epoch)
             else:
@@ -274,8 +290,7 @@ class Session:
             store = self._opened()
             crash_point(f"{self._type}.commit.before_marker")
             inside = [m for m in self._members.values() if m.inside == epoch.number]
-            for member in inside:
-                self._move_marker(store, member, epoch)
+            self._move_markers(store, inside, epoch)
             crash_point(f"{self._type}.commit.before_commit")
             store.commit()
         crash_point(f"{self._type}.commit.after_commit")
@@ -283,17 +298,19 @@ class Session:
             self._end_epoch(member, epoch.number)
         self._rest()
 
-    def _move_marker(self, store: TableStore, member: Member, epoch: Epoch) -> None:
-        share, target = member.prepared[epoch.number], member.target
-        markers = store.read_marker(target, lock=True)
-        row = next_marker(
-            markers, target, epoch.number, label=store.label, rows_before=share.rows_before,
-            committed=member.committed,
-        )  # fmt: skip
-        rows = row.rows_total + share.file.rows
-        store.write_marker(
-            target, replace(row, epoch=epoch.number, rows_total=rows, manifest=epoch.manifest)
-        )
+    def _move_markers(self, store: TableStore, inside: Sequence[Member], epoch: Epoch) -> None:
+        found = store.read_markers([m.target for m in inside], lock=True, manifests=False)
+        moved = []
+        for member, markers in zip(inside, found, strict=True):
+            share, target = member.prepared[epoch.number], member.target
+            row = next_marker(
+                markers, target, epoch.number, label=store.label, rows_before=share.rows_before,
+                committed=member.committed,
+            )  # fmt: skip
+            rows = row.rows_total + share.file.rows
+            new = replace(row, epoch=epoch.number, rows_total=rows, manifest=epoch.manifest)
+            moved.append((target, new))
+        store.write_markers(moved)
 
     def _end_epoch(self, member: Member, epoch: int) -> None:
         member.prepared = {n: s for n, s in member.prepared.items() if n > epoch}
@@ -348,30 +365,10 @@ class Session:
                 if rows_kept is None and target.mode == "mirror":
                     store.clear_keys(target)
                 if row is not None:
-                    self._take_back(store, target, row, epoch, rows_kept)
+                    take_back(store, target, row, epoch, rows_kept)
                 elif rows_kept is None and self.remote:
                     store.write_marker(target, first_marker(target, epoch))
                 store.commit()
-
-    def _take_back(
-        self, store: TableStore, target: Target, row: MarkerRow, epoch: int, rows_kept: int | None
-    ) -> None:
-        can_rewind = target.mode != "append" or row.rows_total == 0
-        moved = rewind_marker(row, target, epoch, can_rewind=can_rewind)
-        goes_back = rows_kept is None or row.epoch > epoch
-        staged = target.mode != "overwrite" or not goes_back or store.trim(target, rows_kept or 0)
-        if rows_kept and not staged:
-            raise CheckpointError(
-                f"table '{target.table}' was already replaced by checkpoint {row.epoch} and "
-                f"cannot be reset to checkpoint {epoch}",
-                code="E0705",
-                step=target.step,
-                help="run with --fresh to build it again",
-            )
-        if moved is not None:
-            if row.epoch > epoch and rows_kept is not None:
-                moved = replace(moved, rows_total=rows_kept)
-            store.write_marker(target, moved)
 
     def execute(self, statements: Sequence[str]) -> None:
         """Run a user's statements in one separate transaction."""
@@ -435,6 +432,7 @@ class Session:
     def _rest(self) -> None:
         """After a commit: a remote store stays open; its next transaction begins with the next rows."""
         self._begun = False
+        self._markers.clear()
         if not self.remote:
             self.abandon()
 
@@ -453,6 +451,7 @@ class Session:
 
     def _end(self) -> None:
         store, self._store, self._begun = self._store, None, False
+        self._markers.clear()
         for member in self._members.values():
             member.cool()
         if store is not None:

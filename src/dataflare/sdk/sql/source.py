@@ -139,6 +139,12 @@ class TableSource(SourceConnector, SupportsProjection, SupportsFilter, Generic[R
         with at_step(self.context.step):
             return await in_thread(self.cut, relation)
 
+    def primary_key(self) -> tuple[str, ...]:
+        relation = self._relation
+        if relation is None or not set(relation.primary) <= set(self.output(relation)):
+            return ()
+        return relation.primary
+
     def reads_all(self) -> bool:
         return self.config.incremental is None
 
@@ -166,6 +172,14 @@ class TableSource(SourceConnector, SupportsProjection, SupportsFilter, Generic[R
                 self.output(relation)
             self._relation = relation
         return self._relation
+
+    def catalog_key(self) -> tuple[str, ...]:
+        """The key that the catalogue has, if its columns are read. Called after `look`."""
+        relation = self._relation
+        if relation is None:
+            return ()
+        key = relation.primary or relation.key
+        return key if set(key) <= set(self.output(relation)) else ()
 
     @property
     def label(self) -> str:

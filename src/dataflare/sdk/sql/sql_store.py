@@ -1,4 +1,4 @@
-"""A `TableStore` for databases with SQL: markers, tables, modes and mirrors as statements.
+"""A `TableStore` for databases with SQL: tables, modes and mirrors as statements.
 
 Always true: all statements are in the transaction that `begin` opened; values are never part of the
 SQL text.
@@ -8,138 +8,26 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import polars as pl
 from msgspec.structs import replace
 
 from dataflare.errors import DataError
 from dataflare.model.types import RESERVED, DataType, Schema
-from dataflare.sdk.sql import marker, sweeping, tables
+from dataflare.sdk.sql import soft_deletes, sweeping, tables
 from dataflare.sdk.sql.fold import fold, rows_to_append
 from dataflare.sdk.sql.growth import Room, Wider, characters, outgrown
-from dataflare.sdk.sql.marker import MARKER_COLUMNS, MARKER_TABLE, MarkerRow, MarkerRows
 from dataflare.sdk.sql.names import listed, missing_table, quoted
 from dataflare.sdk.sql.ready import Ready as Ready
 from dataflare.sdk.sql.refusals import Refusal
-from dataflare.sdk.sql.store import TableStore, Target
+from dataflare.sdk.sql.sql_markers import SqlMarkers
+from dataflare.sdk.sql.store import Target
 from dataflare.sdk.sql.sweeping import Sweep
-from dataflare.sdk.sql.tables import Table
+from dataflare.sdk.sql.tables import Table, not_there
 
 STAGE = "_dataflare_stage"
 """The name of the rows in the statement of `SqlStore.run_with`."""
-
-
-class SqlMarkers(TableStore):
-    """The part of a store for markers. place, columns: of the marker table."""
-
-    mark: ClassVar[str] = "?"
-    """A bound value in SQL."""
-    text: ClassVar[str] = "text"
-    """The type of text in a cast."""
-
-    # -- for subclasses ----------------------------------------------------------------------------
-
-    @abstractmethod
-    def errors(self, subject: str) -> AbstractContextManager[None]:
-        """Convert the library's exceptions inside into DataFlare's errors. subject: the table or the
-        operation, for messages."""
-
-    @abstractmethod
-    def run(self, sql: str, params: Sequence[Any] = ()) -> None:
-        """Run a statement without a result. Raises the library's exceptions."""
-
-    @abstractmethod
-    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a query. Raises the library's exceptions."""
-
-    @abstractmethod
-    def find(self, name: str) -> Any | None:
-        """The table or view of that name, or None. Raises the library's exceptions."""
-
-    @abstractmethod
-    def place_of(self, table: Any) -> str:
-        """The full name of a table that was found, quoted."""
-
-    @abstractmethod
-    def marker_columns(self, place: str) -> set[str]:
-        """The columns of the marker table; none if there is none."""
-
-    def replacing(self, key: Sequence[str], columns: Sequence[str]) -> str:
-        """The end of an INSERT that replaces these columns of a row that has the key already."""
-        sets = ", ".join(f"{quoted(n)} = excluded.{quoted(n)}" for n in columns)
-        return f"on conflict ({listed(key)}) do update set {sets}"
-
-    def deleting(self, place: str, alias: str) -> str:
-        """The beginning of a DELETE from a table that has an alias."""
-        return f"delete from {place} as {alias}"
-
-    def discard(self, place: str) -> None:
-        """Drop an internal table whose rows are not needed any more."""
-        self.run(f"drop table {place}")
-
-    def change(self, place: str, statements: Sequence[str]) -> None:
-        """Run statements that create or change a table. place: of the table. May raise
-        TransactionEnded, and the library's exceptions."""
-        for statement in statements:
-            self.run(statement)
-
-    def marker_creation(self, place: str) -> str:
-        """The statement that creates the marker table."""
-        return marker.creation(place)
-
-    def marker_place(self, target: Target) -> str | None:
-        """The full name of the marker table for a target; None if its schema is missing."""
-        return MARKER_TABLE
-
-    # -- the store ---------------------------------------------------------------------------------
-
-    def read_marker(self, target: Target, *, lock: bool = False) -> MarkerRows:
-        with self.errors(f"table {MARKER_TABLE}"):
-            place = self.marker_place(target)
-            columns = self.marker_columns(place) if place else set()
-            if not columns or place is None:
-                return MarkerRows()
-            query, parameters = marker.selection(target, columns, place, self.mark, self.text)
-            query += " for update" if lock and self.remote else ""
-            return marker.marker_rows(target, self.rows(query, parameters))
-
-    def write_marker(self, target: Target, row: MarkerRow) -> None:
-        with self.errors(f"table {MARKER_TABLE}"):
-            place = self.make_marker_table(target)
-            marks = ", ".join([self.mark] * len(MARKER_COLUMNS))
-            replacing = self.replacing(MARKER_COLUMNS[:2], MARKER_COLUMNS[2:])
-            self.run(
-                f"insert into {place} ({listed(MARKER_COLUMNS)}) values ({marks}) {replacing}",
-                marker.values(target, row),
-            )
-
-    def make_marker_table(self, target: Target) -> str:
-        """Create or widen the marker table if needed; returns its full name."""
-        place = self.marker_place(target) or MARKER_TABLE
-        columns = self.marker_columns(place)
-        made = marker.widening(columns, place) if columns else [self.marker_creation(place)]
-        self.change(place, made)
-        return place
-
-    def supersede(self, target: Target) -> None:
-        with self.errors(f"table {MARKER_TABLE}"):
-            place = self.make_marker_table(target)
-            self.run(
-                f"delete from {place} where step = {self.mark} and workflow = {self.mark} "
-                f"and place = {self.mark} and lineage <> {self.mark}",
-                (target.step, target.workflow, target.place, target.lineage),
-            )
-
-    def is_missing(self, target: Target) -> bool:
-        with self.errors(f"table '{target.table}'"):
-            return self.find(target.table) is None
-
-    def is_empty(self, target: Target) -> bool:
-        with self.errors(f"table '{target.table}'"):
-            table = self.find(target.table)
-            return table is None or not self.rows(f"select 1 from {self.place_of(table)} limit 1")
 
 
 class SqlStore(SqlMarkers):
@@ -342,8 +230,40 @@ class SqlStore(SqlMarkers):
             # The source has these rows, so the table's rows with their keys stay.
             rows = frame[[each.row for each in refused]].drop_nulls(list(target.key))
             self._note_keys(ready, rows, rows.clear())
-        moved = [Refusal(first + each.row, each.error) for each in refused]
-        self._refused.setdefault(target.step, []).extend(moved)
+        of_step = self._refused.setdefault(target.step, [])
+        of_step.extend(Refusal(first + each.row, each.error) for each in refused)
+
+    def update(self, target: Target, frame: pl.DataFrame) -> None:
+        ready, key = self._ready_for(target, frame), list(target.key)
+        types = {name: ready.types[name] for name in frame.columns}
+        same = " and ".join(f"{self.value(n, types[n])} = t.{quoted(n)}" for n in key)
+        place, missing = self.spelled(target.table), "_dataflare_missing"
+        absent = (
+            f"create temporary table {missing} as select {listed(key, 's.')} from {self.stage} as s "
+            f"where not exists (select 1 from {place} as t where {same})"
+        )
+        self.run_with(ready, types, frame, absent)
+        with self.errors(f"table '{target.table}'"):
+            lacking = self.rows(f"select * from {missing} limit 1")
+            self.run(f"drop table {missing}")
+        if lacking:
+            raise not_there(target, lacking[0])
+        values = {n: self.value(n, t) for n, t in types.items() if n not in key}
+        if values:
+            self.run_with(ready, types, frame, self.updating(place, values, same))
+
+    def updating(self, place: str, values: Mapping[str, str], same: str) -> str:
+        """The statement that changes columns of the rows t of the table that are `same` as a row s of the stage."""
+        sets = ", ".join(f"{quoted(name)} = {value}" for name, value in values.items())
+        return f"update {place} as t set {sets} from {self.stage} as s where {same}"
+
+    def empty(self, target: Target) -> None:
+        place = self.make_ready(target).table.place
+        with self.errors(f"table '{target.table}'"):
+            if target.deleted_at is not None:
+                self.run(soft_deletes.marking(target, place, "", []))
+            else:
+                self.run(f"delete from {place}")
 
     def put(self, ready: Ready, frame: pl.DataFrame) -> None:
         """Write the rows in the target's mode."""
@@ -351,12 +271,15 @@ class SqlStore(SqlMarkers):
         if not target.key:
             self.append(ready, rows_to_append(frame, op=target.op))
             return
-        mirror = target.mode == "mirror"
-        changes = fold(frame, target.key, deletes=mirror, sequence=target.sequence)
+        changes = fold(frame, target.key, deletes=target.mode == "mirror", sequence=target.sequence)
         if changes.deletes.height:
             self._delete(ready, changes.deletes)
-        if changes.upserts.height:
-            self.insert(ready, changes.upserts, self._on_conflict(target, changes.upserts.columns))
+        upserts = changes.upserts
+        if target.deleted_at is not None:
+            dtype = ready.types[target.deleted_at].to_polars()
+            upserts = upserts.with_columns(pl.lit(None, dtype).alias(target.deleted_at))
+        if upserts.height:
+            self.insert(ready, upserts, self._on_conflict(target, upserts.columns))
         if target.sweeps:
             self._note_keys(ready, changes.upserts, changes.deletes)
 
@@ -389,7 +312,11 @@ class SqlStore(SqlMarkers):
         if sequence is not None:
             s, t = f"s.{quoted(sequence)}", f"t.{quoted(sequence)}"
             same.append(f"({s} >= {t} or {t} is null)")
-        self.run_with(ready, types, frame.select(list(types)), self.deletion(ready, same))
+        sql = self.deletion(ready, same)
+        if ready.target.deleted_at is not None:
+            place = self.spelled(ready.target.written)
+            sql = soft_deletes.marking(ready.target, place, f"{self.stage} as s", same)
+        self.run_with(ready, types, frame.select(list(types)), sql)
 
     def settle(self, target: Target, *, final: bool, left_out: int = 0) -> Sweep | None:
         if not final:

@@ -26,7 +26,8 @@ class Target(Struct, frozen=True):
     that did not arrive in the run are deleted at its end, unless they are more than delete_max: a
     share of the table's rows, or a count. declarations: of the source's columns, for a new table. names:
     the columns that name a row in messages, in every mode. widens: a column that is too narrow for a value becomes
-    wider."""
+    wider. deleted_at: the column with the time at which a row was deleted, where such rows stay; it is part of schema, and the
+    rows that come do not have it."""
 
     step: str
     lineage: str
@@ -46,6 +47,7 @@ class Target(Struct, frozen=True):
     declarations: Declarations | None = None
     names: tuple[str, ...] = ()
     widens: bool = False
+    deleted_at: str | None = None
 
     @property
     def run(self) -> tuple[str, int, str]:
@@ -138,6 +140,17 @@ class TableStore(ABC):
     def write_marker(self, target: Target, row: MarkerRow) -> None:
         """Insert or replace the marker row; create or widen the marker table if needed."""
 
+    def read_markers(
+        self, targets: Sequence[Target], *, lock: bool = False, manifests: bool = True
+    ) -> list[MarkerRows]:
+        """The marker rows of several targets of one run. manifests: whether their manifests are needed."""
+        return [self.read_marker(target, lock=lock) for target in targets]
+
+    def write_markers(self, rows: Sequence[tuple[Target, MarkerRow]]) -> None:
+        """Insert or replace the marker rows of several targets of one run."""
+        for target, row in rows:
+            self.write_marker(target, row)
+
     @abstractmethod
     def supersede(self, target: Target) -> None:
         """Delete the marker rows of other lineages of the target's workflow, step and table."""
@@ -173,6 +186,15 @@ class TableStore(ABC):
         rows_before: the rows that the run had written before this epoch. first: the number of the
         first row in the epoch.
         """
+
+    def update(self, target: Target, frame: pl.DataFrame) -> None:
+        """Change some columns of rows that are there, behind what was written before. frame: the key and these columns,
+        each key once. Raises DataError (E0554) for a row that is not there."""
+        raise NotImplementedError("a destination whose store has no `update` keeps no value")
+
+    def empty(self, target: Target) -> None:
+        """Delete all rows of a mirror's table, with those that were written before; create it if needed."""
+        raise NotImplementedError("a destination whose store has no `empty` takes no TRUNCATE")
 
     def settle(self, target: Target, *, final: bool, left_out: int = 0) -> Sweep | None:
         """All rows of the epoch were written: find every refusal. final: the run ends, so under

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from dataflare.sdk.delete_max import effect, refuse_too_many
+from dataflare.sdk.sql import soft_deletes
 from dataflare.sdk.sql.names import listed, quoted
 
 if TYPE_CHECKING:
-    from dataflare.sdk.sql.sql_store import SqlMarkers
+    from dataflare.sdk.sql.sql_markers import SqlMarkers
     from dataflare.sdk.sql.store import Target
 
 
@@ -63,12 +64,17 @@ def keys_creation(key: Sequence[str], place: str, keys_table: str) -> str:
 def sweep(store: SqlMarkers, target: Target, place: str, keys_table: str, *, delete: bool) -> int:
     """Count the rows whose key did not arrive in this run, with `delete` delete them, and drop the table
     of keys. Raises DataError (E0512) if it would delete too many, and the library's exceptions."""
-    gone = f"where {_not_arrived(target.key, keys_table)}"
-    query = f"select (select count(*) from {place} as t {gone}), (select count(*) from {place})"
+    is_there = soft_deletes.is_there(target)
+    not_arrived = _not_arrived(target.key, keys_table)
+    gone = f"where {not_arrived} and {is_there}"
+    total = f"select count(*) from {place} as t where {is_there}"
+    query = f"select (select count(*) from {place} as t {gone}), ({total})"
     ((missing, total),) = store.rows(query)
     if delete:
         refuse_deletes(target, missing, total)
-        if missing:
+        if missing and target.deleted_at is not None:
+            store.run(soft_deletes.marking(target, place, "", [not_arrived]))
+        elif missing:
             store.run(f"{store.deleting(place, 't')} {gone}")
     store.discard(keys_table)
     return int(missing)

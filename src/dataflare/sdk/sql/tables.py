@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -94,6 +95,18 @@ def unique_index(target: Target, table: Table, shortened: Callable[[str], str] =
         return None
     name = "_dataflare_key_" + "_".join([table.name, *target.key])
     return f"create unique index {quoted(shortened(name))} on {table.place} ({listed(target.key)})"
+
+
+def not_there(target: Target, key: Sequence[Any]) -> DataError:
+    """Of a row that is not in the table only some values are known."""
+    shown = ", ".join(f"{n} = {v!r}" for n, v in zip(target.key, key, strict=True))
+    return DataError(
+        f"table '{target.table}' has no row with {shown}, and the log does not have all values of it: large ones did not "
+        "change",
+        code="E0554",
+        help="another program deleted it, or it was refused before: change these values in the source too, or run with "
+        "--fresh",
+    )
 
 
 def several_rows(target: Target, table: str, notes: Sequence[str] = ()) -> DataError:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import polars as pl
 from msgspec.structs import replace
 
 from dataflare.sdk.context import DestinationContext
@@ -20,7 +21,7 @@ from dataflare.sdk.sql import redo
 from dataflare.sdk.sql.names import at_step
 from dataflare.sdk.sql.refusals import refused_rows
 from dataflare.sdk.sql.session import Session
-from dataflare.sdk.sql.shares import Share
+from dataflare.sdk.sql.shares import Share, alike
 from dataflare.sdk.sql.store import Target
 from dataflare.sdk.threads import in_thread
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from dataflare.model.batch import SharedDataBatch
 
 _HOLD_S = 0.5
+_HELD_ROWS, _HELD_BYTES = 1_000, 1 << 20
+"""So many rows wait for more of them, or for the end of the epoch: a call on another thread costs more than they."""
 
 
 class TableWriter(Writer):
@@ -35,6 +38,7 @@ class TableWriter(Writer):
     epoch is prepared. type_: of the connector. rows_max: of one statement."""
 
     resumes = True
+    takes_at_once = True
 
     def __init__(
         self,
@@ -50,7 +54,12 @@ class TableWriter(Writer):
         self._rows_max = rows_max
         self._redo = redo.RedoWriter(context.redo, context.attempt, context.subtask, rows_max)
         self._rows_total = int(restored.data["rows_total"]) if restored is not None else 0
-        self._last_batch: SharedDataBatch | None = None
+        self._taken: SharedDataBatch | None = None
+        self._held: list[pl.DataFrame] = []
+        self._held_rows = self._held_bytes = 0
+        self._held_max = min(rows_max or _HELD_ROWS, _HELD_ROWS)
+        self._unsent: list[tuple[pl.DataFrame, int]] = []
+        self._is_sent = True
         self._sealed: tuple[int, redo.RedoFile] = (0, redo.RedoFile(None, "", 0))
         self._left_out = 0
         self._unused: asyncio.TimerHandle | None = None
@@ -58,23 +67,48 @@ class TableWriter(Writer):
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         crash_point(f"{self._type}.write.before_redo")
         num_bytes = batch.num_bytes
-        if batch.num_rows:
-            await in_thread(self._write, batch, num_bytes)
+        if batch is not self._taken and batch.num_rows:
+            self._held.append(batch.frame)
+            self._held_rows += batch.num_rows
+            self._held_bytes += num_bytes
+        is_full = self._held_rows >= self._held_max or self._held_bytes >= _HELD_BYTES
+        if is_full or not self._is_sent:
+            self._taken = batch
+            await in_thread(self._write)
+        self._taken = None
         return WriteStats(batch.num_rows, num_bytes)
 
-    def _write(self, batch: SharedDataBatch, num_bytes: int) -> None:
-        target, frame, before = self._target, batch.frame, self._rows_total
+    def _write(self) -> None:
+        """Write the rows that are held. After an error it may be called again, also with more of them."""
         with at_step(self._context.step):
-            if self._last_batch is batch:
-                self.session.write_again(target, self._redo.frames, before)
-            else:
-                self._redo.append(frame, num_bytes)
-                self._last_batch = batch
-                self.session.write(target, frame, num_bytes, before, self._rows_max)
-        self._last_batch = None
+            self._log()
+            self._send(self._rows_total)
+
+    def _log(self) -> None:
+        """Put the rows that are held into the redo file."""
+        if not self._is_sent:
+            self.session.write_again(self._target, self._redo.frames, self._rows_total)
+            self._is_sent = True
+        num_bytes, rows = self._held_bytes, self._held_rows
+        self._held_rows = self._held_bytes = 0
+        self._held = frames = list(alike(self._held, rechunk=rows <= 2 * _HELD_ROWS))
+        parts = [(frame, num_bytes * frame.height // rows) for frame in frames]
+        for frame, part in parts:
+            self._redo.append(frame, part)
+        self._held = []
+        self._unsent += parts
+
+    def _send(self, rows_before: int) -> None:
+        """Give the session the rows that are in the redo file. After an error it has none of the epoch, and reads that
+        file."""
+        parts, self._unsent = self._unsent, []
+        self._is_sent = False
+        for frame, num_bytes in parts:
+            self.session.write(self._target, frame, num_bytes, rows_before, self._rows_max)
+        self._is_sent = True
 
     async def settle(self) -> Sequence[RefusedRow]:
-        if not self._redo.rows:
+        if not self._redo.rows and not self._held:
             return ()
         refused = await in_thread(self._settle)
         if not self.session.remote:
@@ -88,6 +122,7 @@ class TableWriter(Writer):
         return refused
 
     def _settle(self) -> Sequence[RefusedRow]:
+        self._write()
         with at_step(self._context.step):
             frames, last = self._redo.frames, self._sealed[0]
             refused = self.session.settle(self._target, frames, self._rows_total, last)
@@ -105,12 +140,15 @@ class TableWriter(Writer):
         return await in_thread(self._prepare, epoch, final)
 
     def _prepare(self, epoch: int, final: bool) -> Committable:
-        if self._sealed[0] != epoch:
-            self._sealed = epoch, replace(self._redo.seal(epoch), left_out=self._left_out)
-            crash_point(f"{self._type}.prepare.after_fsync")
-            self._rows_total += self._sealed[1].rows
-        sealed, total = self._sealed[1], self._rows_total
         with at_step(self._context.step):
+            if self._sealed[0] != epoch:
+                self._log()
+                before = self._rows_total
+                self._sealed = epoch, replace(self._redo.seal(epoch), left_out=self._left_out)
+                crash_point(f"{self._type}.prepare.after_fsync")
+                self._rows_total += self._sealed[1].rows
+                self._send(before)
+            sealed, total = self._sealed[1], self._rows_total
             share = Share(self._target, self._context.redo, sealed, total)
             self.session.prepare(share, epoch, final=final)
         return Committable(self._context.subtask, {**sealed.to_json(), "rows_total": total})

@@ -9,7 +9,6 @@ metadata, so an object tells which staged one it was.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,23 @@ from typing import Any
 from dataflare.errors import Retry, SystemError_
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.stores.object_uploads import ObjectUploads
-from dataflare.sdk.stores.uploads import Staged, Unfinished, staged_is_gone
+from dataflare.sdk.stores.uploads import (
+    Staged,
+    Unfinished,
+    hidden_below,
+    hidden_path,
+    staged_is_gone,
+)
 
 _TOKEN = "dataflare"
 _PART = 16 << 20
-_STAGED = re.compile(r"^(?P<folder>(?:.*/)?)\.(?P<name>[^/]+)\.[0-9a-f]+\.inprogress$", re.DOTALL)
 
 
 class CopiedUploads(ObjectUploads):
     """The writing side of a container or a bucket."""
 
     def stage(self, local: Path, path: str, token: str) -> Staged:
-        folder, slash, name = path.rpartition("/")
-        hidden = f"{folder}{slash}.{name}.{token}.inprogress"
+        hidden = hidden_path(path, token)
         crash_point("store.upload.begun")
         with self._place.errors("writing", path):
             self._place.library.put(
@@ -68,8 +71,4 @@ class CopiedUploads(ObjectUploads):
         self.delete([staged["upload"]])
 
     def unfinished(self, prefix: str) -> Iterator[Unfinished]:
-        folder = prefix.rpartition("/")[0]
-        for each in self.store.list(f"{folder}/" if folder else ""):
-            match = _STAGED.match(each.path)
-            if match is not None and (path := match["folder"] + match["name"]).startswith(prefix):
-                yield Unfinished(path, {"upload": each.path})
+        return hidden_below(self.store, prefix)

@@ -6,8 +6,8 @@ Each upload carries its token as metadata, so a completed object tells which upl
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ _PART = 16 << 20
 _PARTS_MAX = 9_000
 _THREADS = 6
 _TOKEN = "dataflare"
+_NO_UPLOAD = ("NoSuchUpload", "NoSuchKey")
+"""What servers say of an upload that was published or discarded: S3, and S3Proxy."""
 
 _POOL = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="dataflare-upload")
 """Sends the parts of all uploads of the process."""
@@ -89,7 +91,7 @@ class S3Uploads(ObjectUploads):
                 return str(answer["ETag"])
 
             sent = [_POOL.submit(send, number, start) for number, start in enumerate(starts, 1)]
-            etags = [each.result() for each in sent]
+            etags = _results(sent)
         return {"upload": begun["UploadId"], "token": token, "etags": etags}
 
     def publish(self, path: str, staged: Staged) -> None:
@@ -99,7 +101,7 @@ class S3Uploads(ObjectUploads):
             try:
                 self._s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
             except self._s3.exceptions.ClientError as error:
-                if _code(error) != "NoSuchUpload":
+                if _code(error) not in _NO_UPLOAD:
                     raise
                 if not self._is_published(path, staged):
                     raise staged_is_gone(self.store.url(path)) from error
@@ -119,7 +121,7 @@ class S3Uploads(ObjectUploads):
             try:
                 self._s3.abort_multipart_upload(**upload)
             except self._s3.exceptions.ClientError as error:
-                if _code(error) != "NoSuchUpload":
+                if _code(error) not in _NO_UPLOAD:
                     raise
 
     def unfinished(self, prefix: str) -> Iterator[Unfinished]:
@@ -184,3 +186,15 @@ class S3Uploads(ObjectUploads):
 def _code(error: Exception) -> str:
     answer = getattr(error, "response", None) or {}
     return str(answer.get("Error", {}).get("Code", ""))
+
+
+def _results(sent: Sequence[Future[str]]) -> list[str]:
+    """When it raises, no part is on its way any more: one that came after the upload was discarded would stay."""
+    wait(sent, return_when=FIRST_EXCEPTION)
+    for each in sent:
+        each.cancel()
+    wait(sent)
+    first = next((e for each in sent if not each.cancelled() and (e := each.exception())), None)
+    if first is not None:
+        raise first
+    return [each.result() for each in sent]

@@ -5,6 +5,7 @@ Credentials, region and endpoint are those of the option `storage`; what is not 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -24,6 +25,7 @@ _NAMES = {
     "gs": ("gcs", "bucket", "GOOGLE_APPLICATION_CREDENTIALS"),
 }
 _FIELDS = {"session_token": "token", "sas_token": "sas_key", "anonymous": "skip_signature"}
+_ODD_KEY = re.compile(r"invalid path: (?:Error parsing )?Path \"([^\"]+)\"")
 _RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 _CLIENT: Any = {"allow_http": True, "timeout": "60s", "connect_timeout": "10s"}
 
@@ -70,6 +72,15 @@ class ObjectPlace(Store):
                 for each in part
             ]
         # Folders that a console makes are empty objects whose names end in a slash.
+        yield from sorted(
+            (each for each in found if not each.path.endswith("/")), key=lambda each: each.path
+        )
+
+    def beside(self, folder: str) -> Iterator[FileInfo]:
+        # A bucket may have millions of other objects below the folder.
+        with self.errors("listing", folder):
+            listed = self.library.list_with_delimiter(self.client, folder.rstrip("/") or None)
+            found = [_info(each) for each in listed["objects"]]
         yield from sorted(
             (each for each in found if not each.path.endswith("/")), key=lambda each: each.path
         )
@@ -155,6 +166,12 @@ class ObjectPlace(Store):
         if isinstance(error, kinds.NotFoundError | FileNotFoundError):
             return SystemError_(
                 f"no such file: {where}", code="E0601", help=f"check the name and the {kind}"
+            )
+        if (odd := _ODD_KEY.search(text)) is not None:
+            return SystemError_(
+                f"{self.url(odd[1])} has a name with an empty or relative part, and such objects cannot be listed",
+                code="E0607",
+                help=f"give that object another name, or use a path that is not above it: now it is {where}",
             )
         if isinstance(error, ValueError):
             return ConfigError(

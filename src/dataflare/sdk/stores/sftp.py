@@ -10,9 +10,9 @@ import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
-from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
+from dataflare.errors import ConfigError, DataFlareError, SystemError_
 from dataflare.sdk.stores.options import StorageOptions
-from dataflare.sdk.stores.store import FileInfo, Store, replaced
+from dataflare.sdk.stores.store import FileInfo, Store, replaced, server_failure
 
 _TIMEOUT_S = 60
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class SftpPlace(Store):
                 code="E0404",
                 help="pip install 'dataflare[sftp]'",
             ) from error
-        self._ssh: Any = asyncssh
+        self.ssh: Any = asyncssh
         self._options = options
         self._sftp: Any = None
         self._opening = asyncio.Lock()
@@ -39,61 +39,61 @@ class SftpPlace(Store):
         threading.Thread(target=self._loop.run_forever, name="dataflare-sftp", daemon=True).start()
 
     def list(self, folder: str) -> Iterator[FileInfo]:
-        return iter(sorted(self._run(self._walk(folder), folder), key=lambda each: each.path))
+        return iter(sorted(self.run(self._walk(folder), folder), key=lambda each: each.path))
 
     async def _walk(self, folder: str) -> Sequence[FileInfo]:
-        sftp, found, waiting = await self._client(), [], [folder]
+        sftp, found, waiting = await self.client(), [], [folder]
         while waiting:
             here = waiting.pop()
             try:
-                entries = await sftp.readdir(self._there(here) or ".")
-            except self._ssh.SFTPNoSuchFile:
+                entries = await sftp.readdir(self.there(here) or ".")
+            except self.ssh.SFTPNoSuchFile:
                 continue
             for entry in entries:
                 name = str(entry.filename)
                 if name in (".", ".."):
                     continue
                 attrs = entry.attrs
-                if attrs.type == self._ssh.FILEXFER_TYPE_SYMLINK:
-                    attrs = await sftp.stat(self._there(here + name))
-                if attrs.type == self._ssh.FILEXFER_TYPE_DIRECTORY:
+                if attrs.type == self.ssh.FILEXFER_TYPE_SYMLINK:
+                    attrs = await sftp.stat(self.there(here + name))
+                if attrs.type == self.ssh.FILEXFER_TYPE_DIRECTORY:
                     waiting.append(f"{here}{name}/")
                 else:
                     found.append(_info(f"{here}{name}", attrs))
         return found
 
     def look(self, path: str) -> FileInfo | None:
-        return self._run(self._look(path), path)
+        return self.run(self._look(path), path)
 
     async def _look(self, path: str) -> FileInfo | None:
-        sftp = await self._client()
+        sftp = await self.client()
         try:
-            attrs = await sftp.stat(self._there(path))
-        except self._ssh.SFTPNoSuchFile:
+            attrs = await sftp.stat(self.there(path))
+        except self.ssh.SFTPNoSuchFile:
             return None
-        is_folder = attrs.type == self._ssh.FILEXFER_TYPE_DIRECTORY
+        is_folder = attrs.type == self.ssh.FILEXFER_TYPE_DIRECTORY
         return None if is_folder else _info(path, attrs)
 
     def read(self, file: FileInfo, start: int, end: int) -> bytes:
         end = min(end, file.size)
-        return self._run(self._read(file, start, end), file.path) if start < end else b""
+        return self.run(self._read(file, start, end), file.path) if start < end else b""
 
     async def _read(self, file: FileInfo, start: int, end: int) -> bytes:
-        sftp = await self._client()
+        sftp = await self.client()
         try:
-            async with sftp.open(self._there(file.path), "rb") as opened:
+            async with sftp.open(self.there(file.path), "rb") as opened:
                 data: bytes = await opened.read(end - start, start)
                 now = _info(file.path, await opened.stat())
-        except self._ssh.SFTPNoSuchFile:
+        except self.ssh.SFTPNoSuchFile:
             raise replaced(self.url(file.path), "it is gone") from None
         if not now.is_version(file) or len(data) != end - start:
             raise replaced(self.url(file.path))
         return data
 
-    def _there(self, path: str) -> str:
+    def there(self, path: str) -> str:
         return path[2:] if path.startswith("~/") else f"/{path}"
 
-    async def _client(self) -> Any:
+    async def client(self) -> Any:
         """The connection; it is made again if it was lost."""
         async with self._opening:
             if self._sftp is None:
@@ -110,24 +110,30 @@ class SftpPlace(Store):
                     options["password"] = given.password
                 if given.user or user:
                     options["username"] = given.user or user
-                connection = await self._ssh.connect(
+                connection = await self.ssh.connect(
                     name, int(port or 22), connect_timeout=10, keepalive_interval=15, **options
                 )
                 self._sftp = await connection.start_sftp_client()
             return self._sftp
 
-    def _run(self, work: Coroutine[Any, Any, T], path: str) -> T:
+    def run(
+        self, work: Coroutine[Any, Any, T], path: str, doing: str = "reading", *, ends: bool = True
+    ) -> T:
+        """The result of work with the connection. doing: what is done with the path, for messages. ends: it must end in time;
+        else as long as the server answers."""
         try:
-            return asyncio.run_coroutine_threadsafe(work, self._loop).result(_TIMEOUT_S)
+            waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
+            return waiting.result(_TIMEOUT_S if ends else None)
         except DataFlareError:
             raise
-        except (OSError, TimeoutError, self._ssh.Error) as error:
-            if not isinstance(error, self._ssh.SFTPError):
+        except (OSError, TimeoutError, self.ssh.Error) as error:
+            lost = isinstance(error, self.ssh.SFTPConnectionLost | self.ssh.SFTPNoConnection)
+            if lost or not isinstance(error, self.ssh.SFTPError):
                 self._sftp = None  # the next call connects again
-            raise self._translated(error, path) from error
+            raise self._translated(error, path, doing) from error
 
-    def _translated(self, error: Exception, path: str) -> DataFlareError:
-        ssh, where = self._ssh, self.url(path)
+    def _translated(self, error: Exception, path: str, doing: str) -> DataFlareError:
+        ssh, where = self.ssh, self.url(path)
         if isinstance(error, ssh.HostKeyNotVerifiable):
             return SystemError_(
                 f"the host key of {self.root} is not known",
@@ -136,19 +142,9 @@ class SftpPlace(Store):
                 help="check its fingerprint with its owner, and add it to ~/.ssh/known_hosts (ssh-keyscan), or "
                 "name a file of host keys in storage.known_hosts",
             )
-        if isinstance(error, ssh.PermissionDenied | ssh.SFTPPermissionDenied):
-            return SystemError_(
-                f"permission denied: reading {where}",
-                code="E0602",
-                notes=[str(error)],
-                help="check user, password and private_key in 'storage', and the rights of this user",
-            )
-        return SystemError_(
-            f"reading {where} failed: {error or type(error).__name__}",
-            code="E0607",
-            retry=Retry.LATER,
-            help="check that the server answers",
-        )
+        denied = isinstance(error, ssh.PermissionDenied | ssh.SFTPPermissionDenied)
+        login = "user, password and private_key"
+        return server_failure(error, doing, where, denied=denied, login=login)
 
 
 def _info(path: str, attrs: Any) -> FileInfo:

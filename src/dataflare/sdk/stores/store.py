@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from dataflare.errors import CheckpointError, ConfigError
+from dataflare.errors import CheckpointError, ConfigError, Retry, SystemError_
 from dataflare.sdk.stores.options import SCHEMES, StorageOptions
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://([^/]*)/?(.*)", re.S)
@@ -50,6 +50,10 @@ class Store(ABC):
     def list(self, folder: str) -> Iterator[FileInfo]:
         """The files below a folder and its folders, sorted by path. folder: "" or ends in a slash.
         Nothing for a folder that does not exist."""
+
+    def beside(self, folder: str) -> Iterator[FileInfo]:
+        """The files in a folder, without those in its folders."""
+        return (each for each in self.list(folder) if "/" not in each.path[len(folder) :])
 
     @abstractmethod
     def look(self, path: str) -> FileInfo | None:
@@ -130,6 +134,25 @@ def open_store(url: str, options: StorageOptions, step: str = "") -> tuple[Store
     return _opened(root, options.model_dump_json()), path
 
 
+def server_failure(
+    error: Exception, doing: str, where: str, *, denied: bool, login: str
+) -> SystemError_:
+    """The error for what a file server says. denied: whether the user may not do it. login: the options of the login."""
+    if denied:
+        return SystemError_(
+            f"permission denied: {doing} {where}",
+            code="E0602",
+            notes=[str(error)],
+            help=f"check {login} in 'storage', and the rights of this user",
+        )
+    return SystemError_(
+        f"{doing} {where} failed: {error or type(error).__name__}",
+        code="E0607",
+        retry=Retry.LATER,
+        help="check that the server answers",
+    )
+
+
 @lru_cache(maxsize=64)
 def _opened(root: str, options: str) -> Store:
     given = StorageOptions.model_validate_json(options)
@@ -142,6 +165,10 @@ def _opened(root: str, options: str) -> Store:
             from dataflare.sdk.stores.sftp import SftpPlace
 
             return SftpPlace(root, given)
+        case "ftp":
+            from dataflare.sdk.stores.ftp import FtpPlace
+
+            return FtpPlace(root, given)
     from dataflare.sdk.stores.objects import ObjectPlace
 
     return ObjectPlace(root, given)

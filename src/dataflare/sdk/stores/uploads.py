@@ -6,6 +6,7 @@ held before.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
@@ -18,8 +19,9 @@ from dataflare.errors import CheckpointError, ConfigError
 from dataflare.sdk.stores.options import StorageOptions
 from dataflare.sdk.stores.store import Store, divided, open_store
 
-WRITABLE = ("s3", "az", "gs")
+WRITABLE = ("s3", "az", "gs", "sftp", "ftp")
 """The schemes of stores that files can be written to."""
+_HIDDEN = re.compile(r"^(?P<folder>(?:.*/)?)\.(?P<name>[^/]+)\.[0-9a-f]+\.inprogress$", re.DOTALL)
 Staged = Mapping[str, Any]
 """What was staged: plain data for a checkpoint. It always has a `token`, a chance text that the file carries."""
 
@@ -67,6 +69,22 @@ class Uploads(ABC):
         """Write a small file, if it has still this version (None: if there is none). Whether it was written."""
 
 
+def hidden_path(path: str, token: str) -> str:
+    """Where a file is staged that has a path of its own until it is published: beside it. Readers leave out names that begin
+    with a dot."""
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}.{name}.{token}.inprogress"
+
+
+def hidden_below(store: Store, prefix: str) -> Iterator[Unfinished]:
+    """What is staged below a prefix of paths under a hidden name."""
+    folder = prefix[: prefix.rfind("/") + 1]
+    for each in store.list(folder) if folder == prefix else store.beside(folder):
+        match = _HIDDEN.match(each.path)
+        if match is not None and (path := match["folder"] + match["name"]).startswith(prefix):
+            yield Unfinished(path, {"upload": each.path})
+
+
 def staged_is_gone(url: str) -> CheckpointError:
     return CheckpointError(
         f"the staged rows of {url} are gone",
@@ -91,6 +109,14 @@ def open_uploads(url: str, options: StorageOptions, step: str = "") -> tuple[Upl
 
 @lru_cache(maxsize=64)
 def _opened(store: Store, options: str) -> Uploads:
+    if store.root.startswith("sftp://"):
+        from dataflare.sdk.stores.sftp_uploads import SftpUploads
+
+        return SftpUploads(store)
+    if store.root.startswith("ftp://"):
+        from dataflare.sdk.stores.ftp_uploads import FtpUploads
+
+        return FtpUploads(store)
     if not store.root.startswith("s3://"):
         from dataflare.sdk.stores.copies import CopiedUploads
 

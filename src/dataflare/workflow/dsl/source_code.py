@@ -57,6 +57,10 @@ class _Writer:
             yield f"{self._name(name)} = {self._transformation(name, step)}"
         for name, step in (tree.get("destinations") or {}).items():
             yield self._destination(name, step)
+        for name, options in (tree.get("notifiers") or {}).items():
+            yield _call("wf.notifier", [name, options.get("type")], _named(options, "type"))
+        for alert in tree.get("alerts") or ():
+            yield _call("wf.alert", [alert.get("when")], _named(alert, "when"))
         for test in tree.get("tests") or ():
             body = {key: value for key, value in test.items() if key != "name"}
             yield _call("wf.test", [test.get("name")], body)
@@ -131,6 +135,15 @@ class _Writer:
         if nulls:
             step_options["config"] = nulls
         return _call(f"{first}.{step['type']}", [name, *others], config | step_options)
+
+
+def _named(options: Mapping[str, Any], first: str) -> dict[str, Any]:
+    """The others as arguments by name; a word of Python with a line behind it."""
+    return {
+        f"{key}_" if keyword.iskeyword(key) else key: value
+        for key, value in options.items()
+        if key != first
+    }
 
 
 def _step_methods() -> set[str]:

@@ -274,6 +274,20 @@ class Stream:
         config = set_options(key=key, within=within, keep=keep, order_by=order_by)
         return self._add_step("deduplicate", name, config, step)
 
+    def history(
+        self,
+        name: str,
+        key: str | Sequence[str] | None = None,
+        *,
+        time: str | None = None,
+        snapshot: bool | None = None,
+        **step: Unpack[StepOptions],
+    ) -> Stream:
+        """The versions of each row. key: by default that of the table that the rows are of. time: the column with the
+        time from which a row is so. snapshot: each run reads the rows as they are now, each key once."""
+        config = set_options(key=key, time=time, snapshot=snapshot)
+        return self._add_step("history", name, config, step)
+
     def sort(
         self, name: str, by: Any, *, memory: str | None = None, **step: Unpack[StepOptions]
     ) -> Stream:

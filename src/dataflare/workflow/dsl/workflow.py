@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow as Model
 
 SECTIONS = ("sources", "transformations", "destinations")
-_ORDER = ("name", "version", "description", "params", "settings", *SECTIONS, "tests")
+_ORDER = (
+    *("name", "version", "description", "params", "settings", *SECTIONS),
+    *("alerts", "notifiers", "tests"),
+)
 _Result = TypeVar("_Result")
 
 
@@ -150,7 +153,13 @@ class Workflow:
         self._connect("sources", name, type, {**(config or {}), **options}, step)
         return Stream(self, name)
 
-    def frame(self, name: str, rows: pl.DataFrame | Sequence[pl.DataFrame]) -> Stream:
+    def frame(
+        self,
+        name: str,
+        rows: pl.DataFrame | Sequence[pl.DataFrame],
+        *,
+        event_time: Mapping[str, Any] | None = None,
+    ) -> Stream:
         """Add a source of rows in memory: a Polars DataFrame, or several of one schema, one per split.
         They stay in this process, under the name `WORKFLOW.NAME`. This workflow reads its own, whatever
         another one of its name has."""
@@ -158,7 +167,7 @@ class Workflow:
 
         store = f"{self.name}.{name}"
         self._frames[store] = memory.put(store, rows)
-        return self.source(name, "memory", config={"name": store})
+        return self.source(name, "memory", event_time=event_time, config={"name": store})
 
     def param(self, name: str, type: str = "string", **options: Any) -> str:
         """Declare a parameter (options: default, description, ...). Returns it as a variable, to use in
@@ -166,6 +175,39 @@ class Workflow:
         site = call_site()
         self._put(self._section("params", site), name, {"type": type, **options}, site)
         return f"${{param:{name}}}"
+
+    def alert(
+        self,
+        when: str,
+        *,
+        name: str | None = None,
+        for_: str | None = None,
+        keep_firing_for: str | None = None,
+        severity: str | None = None,
+        step: str | Stream | None = None,
+        notify: str | Sequence[str] | None = None,
+    ) -> None:
+        """Tell notifiers when a condition holds: `wf.alert("lag > 5m", for_="2m", notify=["ops"])`."""
+        body: dict[str, Any] = {
+            "name": name,
+            "when": when,
+            "for": for_,
+            "keep_firing_for": keep_firing_for,
+        }
+        body |= {"severity": severity, "step": step.ref if isinstance(step, Stream) else step}
+        body |= {"notify": notify if notify is None or isinstance(notify, str) else [*notify]}
+        given = {key: value for key, value in body.items() if value is not None}
+        site = call_site()
+        alerts = [*self._tree.get("alerts", ()), as_tree(given, site)]
+        self._put(self._tree, "alerts", alerts, site)
+
+    def notifier(self, name: str, type: str, /, **options: Any) -> str:
+        """Declare who is told of alerts: `wf.notifier("ops", "webhook", url=...)`. Returns the name. An option that is a
+        word of Python is written with a line behind it: `from_=`."""
+        site = call_site()
+        given = {key.rstrip("_"): value for key, value in options.items()}
+        self._put(self._section("notifiers", site), name, {"type": type, **given}, site)
+        return name
 
     def test(
         self,
@@ -340,7 +382,9 @@ class Workflow:
         *,
         home: str | os.PathLike[str] | None = None,
         fresh: bool = False,
+        accept_changes: bool = False,
         adopt: bool = False,
+        from_savepoint: str | None = None,
         for_s: float | None = None,
         stdout: IO[str] | None = None,
         check: bool = True,
@@ -349,14 +393,18 @@ class Workflow:
 
         home: the folder of state and history; by default $DATAFLARE_HOME, else `.dataflare` beside the
         workflow's file, or in the working directory if there is no file. fresh: start over instead of
-        resuming an unfinished run. adopt: continue the run of another home that wrote the destinations.
-        stdout: where `stdout` destinations print, in place of standard output. check: raise the error of
+        resuming an unfinished run. accept_changes: resume although steps have changed. adopt: continue
+        the run of another home that wrote the destinations. from_savepoint: go on from the savepoint of this
+        name; steps may have changed. stdout: where `stdout` destinations print, in place of standard output. check: raise the error of
         a failed run; otherwise it is in the outcome.
         """
         from dataflare import run
 
         model = self.build(params)
-        options = self._options(home=home, fresh=fresh, adopt=adopt, for_s=for_s, stdout=stdout)
+        options = self._options(
+            home=home, fresh=fresh, accept_changes=accept_changes, adopt=adopt,
+            savepoint=from_savepoint, for_s=for_s, stdout=stdout,
+        )  # fmt: skip
         result = self._outside_of_loops(lambda: run(model, options))
         return _outcome(model, result, check=check)
 
@@ -367,7 +415,9 @@ class Workflow:
         *,
         home: str | os.PathLike[str] | None = None,
         fresh: bool = False,
+        accept_changes: bool = False,
         adopt: bool = False,
+        from_savepoint: str | None = None,
         for_s: float | None = None,
         stdout: IO[str] | None = None,
         check: bool = True,
@@ -377,7 +427,10 @@ class Workflow:
         from dataflare import arun
 
         model = self.build(params)
-        options = self._options(home=home, fresh=fresh, adopt=adopt, for_s=for_s, stdout=stdout)
+        options = self._options(
+            home=home, fresh=fresh, accept_changes=accept_changes, adopt=adopt,
+            savepoint=from_savepoint, for_s=for_s, stdout=stdout,
+        )  # fmt: skip
         with self._reading():
             result = await arun(model, options)
         return _outcome(model, result, check=check)

@@ -1,0 +1,1 @@
+"""Streams, lakes and databases beside the same work by hand: `python -m benchmarks.streams [CASE ...]`."""

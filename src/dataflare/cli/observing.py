@@ -1,0 +1,102 @@
+"""Who may look at a run while it lives, as its command line says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dataflare.cli.usage import bad_usage
+
+if TYPE_CHECKING:
+    from dataflare.jobs.watching import Watch
+    from dataflare.observability.otlp import Signal, Target
+
+
+def observers(
+    home: Path, metrics: str | None, otlp: str | None
+) -> list[Callable[[Watch], AbstractContextManager[object]]]:
+    """home: where its log is, and where `status`, `top` and `tap` find the run. metrics: where to serve them, `127.0.0.1:9464`. otlp: where to push them; None: where the variables of OpenTelemetry say. Raises a
+    usage error."""
+    from dataflare.jobs.door import door_of
+
+    found: list[Callable[[Watch], AbstractContextManager[object]]] = [
+        lambda watch: watch.log.writing(
+            home / watch.workflow.name, lambda text: watch.warn([text])
+        ),
+        lambda watch: door_of(watch, home),
+    ]
+    if metrics is not None:
+        host, port = _address(metrics)
+        found.append(lambda watch: _metrics(watch, host, port))
+    target, spans = _target(otlp, "metrics"), _target(otlp, "traces")
+    if target is not None:
+        found.append(lambda watch: _otlp(watch, target))
+    if spans is not None:
+        found.append(lambda watch: _tracing(watch, spans))
+    return found
+
+
+def _target(url: str | None, signal: Signal) -> Target | None:
+    if url is None and not any(n.startswith("OTEL_EXPORTER_OTLP_") for n in os.environ):
+        return None
+    from dataflare.observability.otlp import target_of
+
+    try:
+        return target_of(url, signal)
+    except ValueError:
+        message = f"--otlp needs an address such as http://localhost:4318 or grpc://localhost:4317, not '{url}'"
+        raise bad_usage(message, "dataflare run") from None
+
+
+@contextlib.contextmanager
+def _otlp(watch: Watch, target: Target) -> Iterator[None]:
+    from dataflare.observability.otlp import pushing
+
+    def said(text: str) -> None:
+        watch.log.log("warning", "otlp", text)
+
+    with pushing(target, lambda: [watch.ask(1.0)], lambda: [watch.view()], said):
+        watch.log.log("info", "otlp", f"metrics are pushed to {target.shown}")
+        yield
+
+
+@contextlib.contextmanager
+def _tracing(watch: Watch, target: Target) -> Iterator[None]:
+    from dataflare.observability.spans import tracing
+    from dataflare.sdk.runtime import current
+
+    def said(text: str) -> None:
+        watch.log.log("warning", "otlp", text)
+
+    runtime = current()
+    with tracing(target, watch.workflow.name, watch.run_id, said) as made:
+        watch.log.log("info", "otlp", f"spans are sent to {target.shown}")
+        runtime.tracer = made
+        try:
+            yield
+        finally:
+            runtime.tracer = None
+
+
+def _address(text: str) -> tuple[str, int]:
+    from dataflare.observability.endpoint import parsed
+
+    try:
+        return parsed(text)
+    except ValueError:
+        message = f"--metrics needs an address such as 127.0.0.1:9464, not '{text}'"
+        raise bad_usage(message, "dataflare run") from None
+
+
+@contextlib.contextmanager
+def _metrics(watch: Watch, host: str, port: int) -> Iterator[None]:
+    from dataflare.observability.endpoint import serving
+
+    shown = f"[{host}]" if ":" in host else host
+    with serving(host, port, lambda: [watch.ask()]) as bound:
+        watch.say(f"metrics at http://{shown}:{bound}/metrics")
+        yield

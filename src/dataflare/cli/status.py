@@ -1,0 +1,103 @@
+"""`dataflare status`: what is running on this machine now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dataflare.cli import answers, common, complete, human, living, tables
+
+if TYPE_CHECKING:
+    from dataflare.observability.view import RunView, StepView
+
+Workflow = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[WORKFLOW]",
+        help="Only this workflow.",
+        show_default=False,
+        autocompletion=complete.workflows,
+    ),
+]
+
+
+def _named(help: str) -> typer.models.ArgumentInfo:
+    argument: typer.models.ArgumentInfo = typer.Argument(
+        metavar="WORKFLOW", help=help, show_default=False, autocompletion=complete.workflows
+    )
+    return argument
+
+
+RunningWorkflow = Annotated[str, _named("A workflow that is running.")]
+KnownWorkflow = Annotated[str, _named("A workflow that is running, or has run.")]
+File = Annotated[Path | None, typer.Option("--file", metavar="FILE", help="The workflow's file.")]
+
+
+def status(workflow: Workflow = None, file: File = None, json: common.Json = False) -> int:
+    """Show the runs that are active now, their speed, lag, and the slowest step. Exits with 1 if there is none."""
+    views = [v for folder in living.folders(workflow, file) if (v := living.view_of(folder))]
+    if json:
+        answers.print_json([view.to_json() for view in views], indent=False)
+        return 0 if views else 1
+    if not views:
+        print("nothing is running here")
+        return 1
+    columns = ("workflow", "status", "since", "rows read", "lag", "checkpoints", "memory", "slowest step")  # fmt: skip
+    right = ("since", "rows read", "lag", "checkpoints", "memory")
+    tables.print_table(columns, [_row(view) for view in views], right=right)
+    for view in views:
+        if view.message and view.status != "running":
+            print(f"{view.workflow}: {view.message}")
+        for line in alerts(view):
+            print(f"{view.workflow}: {line}")
+    return 0
+
+
+def _row(view: RunView) -> list[str]:
+    rows = sum(step.rows_out or 0 for step in sources(view).values())
+    memory = view.process.rss_bytes
+    return [
+        view.workflow,
+        view.status,
+        human.span(view.elapsed_s),
+        human.count(rows),
+        lag(view),
+        human.count(view.checkpoints.completed),
+        "" if memory is None else human.size(memory),
+        slowest(view),
+    ]
+
+
+def alerts(view: RunView) -> list[str]:
+    """A line for each alert that fires, or will if it stays so."""
+    return [
+        f"alert '{each.name}' ({each.severity}) {each.state}: {each.message}"
+        + (f", for {human.span(max(0.0, view.at - each.since))}" if each.since is not None else "")
+        for each in view.alerts
+    ]
+
+
+def sources(view: RunView) -> dict[str, StepView]:
+    """The sources; not their streams, whose rows are counted for them too."""
+    return {
+        name: step
+        for name, step in view.steps.items()
+        if step.kind == "source" and name.partition(".")[0] not in view.steps.keys() - {name}
+    }
+
+
+def lag(view: RunView) -> str:
+    """How far event time is behind, at the step where it is farthest."""
+    lags = [found for name in view.steps if (found := view.lag_s(name)) is not None]
+    return human.span(max(lags)) if lags else ""
+
+
+def slowest(view: RunView, before: RunView | None = None) -> str:
+    from dataflare.observability.bottleneck import bottleneck
+
+    found = bottleneck(view, before)
+    if found is None:
+        return ""
+    return found.reason if found.stage is None else f"{found.stage}: {found.reason}"

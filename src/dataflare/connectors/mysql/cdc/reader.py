@@ -1,0 +1,499 @@
+"""Read tables and their changes: the tables in parts, each part as it was at a place of the log, and the log from there on.
+
+Always true: what was given of each table is the table up to the last key that was read, as it was at the position's place
+of the log. So a run that goes on, and each next part, first reads the log up to the place of a new snapshot: of rows up to
+that key it gives the changes, and it leaves out the rest, which the snapshot has.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import polars as pl
+import pymysql
+from msgspec.structs import replace
+
+from dataflare.connectors.mysql.cdc.batches import Batches, Behind, Table
+from dataflare.connectors.mysql.cdc.checks import continued, end_of_log, refused
+from dataflare.connectors.mysql.cdc.dump import Dump
+from dataflare.connectors.mysql.cdc.events import Assembler, Change, Piece, Tracked, parts_of
+from dataflare.connectors.mysql.cdc.following import Followed, Following, cut, new_columns
+from dataflare.connectors.mysql.cdc.history import Columns, widens
+from dataflare.connectors.mysql.cdc.images import Flags
+from dataflare.connectors.mysql.cdc.lag import lag_of
+from dataflare.connectors.mysql.cdc.log import Log
+from dataflare.connectors.mysql.cdc.place import Place
+from dataflare.connectors.mysql.cdc.standing import Standing, TableStanding
+from dataflare.connectors.mysql.cdc.table_rows import KeyedRows, Snapshot, UnkeyedRows
+from dataflare.connectors.mysql.connection import Db
+from dataflare.connectors.mysql.errors import mysql_errors
+from dataflare.errors import DataError, DataFlareError, Retry
+from dataflare.model.batch import SharedDataBatch, truncation
+from dataflare.model.progress import Position
+from dataflare.sdk.crashpoints import crash_point
+from dataflare.sdk.source import EndOfSplit, SourceBatch, SplitReader
+from dataflare.sdk.sql.changes import (
+    Committed,
+    made_again,
+    not_followed,
+    until_committed,
+    was_dropped,
+)
+from dataflare.sdk.sql.names import at_step
+from dataflare.sdk.sql.table_reads import TableReads, Unread
+from dataflare.sdk.threads import in_thread
+
+T = TypeVar("T")
+_PART_ROWS = 1_000_000
+"""After so many rows the snapshot is made anew, so that the server need not keep old versions of rows for long."""
+_MOVE_S = 5.0
+_LAG_S = 10.0
+"""How often the server is asked how much of its log comes behind."""
+
+
+class ChangeReader(SplitReader):
+    def __init__(self, following: Following, start: Standing, committed: Committed) -> None:
+        self._following, self._committed = following, committed
+        self._until, self._is_placed = following.until, False
+        """Of the log of the server that is read; and whether the position is of that server."""
+        self._lock, self._closed = threading.Lock(), False
+        self._queue: deque[tuple[SourceBatch, Standing]] = deque()
+        self._given: Standing | None = None
+        """Behind the last rows of the log that were given."""
+        self._problem: DataFlareError | None = None
+        self._log: Log | None = None
+        self._snapshot: Snapshot | None = None
+        self._reads: TableReads[str] | None = None
+        self._made: dict[str, Batches] = {}
+        self._now: dict[str, Table] = {}
+        self._moved_at = time.monotonic()
+        self._asked_at = 0.0
+        self._part_rows = 0
+        self.warnings: dict[str, int] = {}
+        self._standing = self._taken_in(start)
+        self._told: tuple[Mapping[str, TableStanding], Mapping[str, Any]] | None = None
+
+    def _taken_in(self, start: Standing) -> Standing:
+        """With the tables that are followed now. Raises SystemError_ for one that was made again."""
+        followed, server = self._following.tables, self._following.server.label
+        for name in start.tables.keys() - followed.keys():
+            self.warnings[not_followed(name)] = 0
+        found = {}
+        for name, each in followed.items():
+            there = start.tables.get(name)
+            is_another = there is None and each.stream is None and bool(start.tables)
+            if is_another or (there is not None and there.gone):
+                raise made_again(each.reading.relation.label, server).at(step=each.reading.step)
+            found[name] = there or TableStanding(reads=True)
+        return replace(start, tables=found)
+
+    async def read_batch(self, rows_max: int) -> SharedDataBatch:
+        while not self._queue:
+            if self._reads is not None:
+                batch = await self._of_tables(rows_max)
+                if batch is not None:
+                    return batch
+            if self._problem is not None:
+                await until_committed(self._is_committed)
+                raise self._problem
+            await in_thread(self._locked, self._advance, rows_max)
+        batch, self._standing = self._queue.popleft()
+        self._given = self._standing
+        self._moved_at = time.monotonic()
+        return batch
+
+    @property
+    def holds_time(self) -> bool:
+        return bool(self._standing.unread)
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """What comes before a change that cannot be followed is to be kept."""
+        return self._problem is not None and not self._queue
+
+    def _is_committed(self) -> bool:
+        return self._given is None or self._committed.position == self._given.to_json()
+
+    def position(self) -> Position:
+        standing = self._standing
+        if self._told is None or self._told[0] is not standing.tables:
+            self._told = standing.tables, standing.to_json()["tables"]
+        place = {} if standing.place is None else standing.place.to_json()
+        return Position({**place, "tables": self._told[1]})
+
+    async def aclose(self) -> None:
+        self._closed = True
+        log = self._log
+        if log is not None:
+            log.db.abort()
+        if self._reads is not None:
+            await self._reads.aclose()
+        await in_thread(self._shut)
+
+    def _shut(self) -> None:
+        with self._lock:
+            for held in (self._log, self._snapshot):
+                if held is not None:
+                    held.close()
+
+    def _locked(self, do: Callable[..., T], *values: Any) -> T:
+        following = self._following
+        label = following.server.label
+        with self._lock, at_step(following.step), mysql_errors(label, following.label):
+            if self._closed:
+                raise EndOfSplit
+            try:
+                return do(*values)
+            except pymysql.MySQLError as error:
+                if self._closed:
+                    raise EndOfSplit from error
+                known = refused(error, label)
+                if known is None:
+                    raise
+                raise known from error
+
+    # -- where it is -------------------------------------------------------------------------------
+
+    def _advance(self, rows_max: int) -> None:
+        """Find the next rows, or wait for them for a while."""
+        if self._log is None:
+            self._open()
+        elif not self._take(rows_max):
+            self._end_log()
+        if self._log is not None and self._log.problem is not None:
+            self._problem = self._log.problem.at(step=self._following.step)
+        if self._log is not None and time.monotonic() - self._asked_at > _LAG_S:
+            self._see_lag(self._log)
+        if not self._queue and self._should_move():
+            self._queue.append((self._nothing(), self._standing))
+
+    def _open(self) -> None:
+        """Open what comes next: a snapshot of the tables, or the log."""
+        standing = self._standing
+        if not standing.unread:
+            if self._is_placed and self._has_ended(standing.place):
+                raise EndOfSplit
+            assert standing.place is not None
+            db = self._connect()
+            try:
+                self._learn(db)
+                place = self._placed(db, standing.place)
+                if self._has_ended(place):
+                    raise EndOfSplit
+            except BaseException:
+                db.close()
+                raise
+            self._log = self._follow(db, place, self._until)
+            return
+        self._snapshot = snapshot = Snapshot(self._following.server, self._following.step)
+        crash_point("mysql.cdc.after_snapshot")
+        # From the first statement on a table keeps its columns until the snapshot ends.
+        for name in standing.unread:
+            source = self._following.tables[name].reading.relation.source
+            snapshot.db.rows(f"select 1 from {source} limit 0")
+        self._learn(snapshot.db)
+        if standing.place in (None, snapshot.place):
+            self._is_placed = True
+            self._begin_tables(snapshot)
+        else:
+            assert standing.place is not None
+            place = self._placed(snapshot.db, standing.place)
+            self._log = self._follow(self._connect(), place, snapshot.place)
+
+    def _placed(self, db: Db, place: Place) -> Place:
+        """A place as the server has it. Raises SystemError_ if its log does not go on there."""
+        server, self._is_placed = self._following.server.label, True
+        found = continued(db, place, server)
+        if found is not place:
+            self.warnings[
+                f"{server} is not the server that was read before, or has begun its log anew: its changes behind the "
+                f"transaction {place.gtid} are read"
+            ] = 0
+            if self._until is not None:
+                self._until = end_of_log(db, server)
+            self._standing = replace(self._standing, place=found)
+        return found
+
+    def _end_log(self) -> None:
+        """The log was read up to its limit."""
+        assert self._log is not None
+        self._log.close()
+        self._log = None
+        if self._snapshot is not None:
+            self._begin_tables(self._snapshot)
+
+    def _has_ended(self, place: Place | None) -> bool:
+        until = self._until
+        return until is not None and place is not None and place.order >= until.order
+
+    def _connect(self) -> Db:
+        return self._following.server.connect(f"dataflare {self._following.step} log")
+
+    def _follow(self, db: Db, place: Place, limit: Place | None) -> Log:
+        try:
+            dump = Dump(db, place, self._following.server_id)
+        except BaseException:
+            db.close()
+            raise
+        tracked = []
+        for name, there in self._standing.tables.items():
+            if there.has_begun and not there.gone:
+                followed = self._following.tables[name]
+                columns, table = there.columns, followed.table
+                assert isinstance(columns, Columns)
+                read = frozenset(name.casefold() for name in followed.read)
+                tracked.append(
+                    Tracked(
+                        table.schema, table.name, columns, read, followed.reading.step,
+                        followed.stream is not None, followed.not_truncated,
+                    )
+                )  # fmt: skip
+        tells = any(each.facts.names for each in self._following.tables.values())
+        server, spelling = self._following.server.label, dump.spelling
+        return Log(db, dump, Assembler(place, tracked, server, spelling, tells=tells), limit)
+
+    def _learn(self, db: Db) -> None:
+        """Look at the columns of the tables now."""
+        tables = {}
+        for name, followed in self._following.tables.items():
+            there = self._standing.tables[name]
+            if not there.gone:
+                with at_step(followed.reading.step):
+                    tables[name] = self._learn_of(db, followed, there)
+        self._standing = self._standing.with_tables(tables)
+
+    def _learn_of(self, db: Db, followed: Followed, there: TableStanding) -> TableStanding:
+        """Where a table is, with its columns. Raises DataError if they are not those of the plan, or of the position."""
+        relation, now = followed.reading.relation, followed.now(db, reads=there.reads)
+        columns, columns_now = there.columns, now.described.columns
+        if not there.has_begun or columns is None or columns == now.described.hash:
+            columns = columns_now
+        for name in followed.read:
+            column, logged = now.columns.get(name), columns_now.named(name)
+            if column is None or logged is None or column != relation.column(name):
+                raise DataError(
+                    f"column '{name}' of {relation.label} was dropped, renamed or changed since the run began",
+                    code="E0545",
+                    help="run again: the run then has the columns that the table has now",
+                )
+            before = columns.named(name) if isinstance(columns, Columns) else None
+            if isinstance(columns, str) or (
+                before is not None and not (before.equals(logged) or widens(before, logged))
+            ):
+                raise DataError(
+                    f"{relation.label} was changed since its changes were read last: it has other columns now",
+                    code="E0545",
+                    help="run with --fresh to read the table and its changes anew",
+                )
+        known = relation.names if followed.gives_new else None
+        self._made[followed.name] = Batches(
+            now, followed.reading.output, relation.key, followed.name, known,
+            partial(self._look_again, followed),
+        )  # fmt: skip
+        self._now[followed.name] = now
+        return replace(there, columns=columns)
+
+    def _look_again(self, followed: Followed) -> Table:
+        db = self._connect()
+        try:
+            return followed.now(db, reads=False)
+        finally:
+            db.close()
+
+    # -- the tables --------------------------------------------------------------------------------
+
+    def _begin_tables(self, snapshot: Snapshot) -> None:
+        """Read the rows that the tables have in the snapshot, from the last keys on."""
+        standing = self._standing = replace(self._standing, place=snapshot.place)
+        if not self._following.copies:
+            # Of a table that is new, only changes are wanted.
+            begins = [name for name in standing.unread if not standing.tables[name].has_begun]
+            read = {name: replace(standing.tables[name], reads=False) for name in begins}
+            standing = self._standing = standing.with_tables(read)
+        self._part_rows = 0
+        self._reads = TableReads([self._unread(name, snapshot) for name in standing.unread])
+
+    def _unread(self, name: str, snapshot: Snapshot) -> Unread[str]:
+        followed, there, now = (
+            self._following.tables[name],
+            self._standing.tables[name],
+            self._now[name],
+        )
+        reading, is_keyed = followed.with_new(now), bool(followed.reading.relation.key)
+        start = {"after": there.after, "rows": there.rows}
+        rows: Callable[[], Any] = partial(UnkeyedRows, reading, snapshot)
+        if is_keyed:
+            rows = partial(KeyedRows, reading, start, snapshot)
+        new, given = new_columns(followed, now), followed.facts.of_table
+        return Unread(name, followed.stream, rows, is_keyed, new, given)
+
+    async def _of_tables(self, rows_max: int) -> SourceBatch | None:
+        """The next rows of the tables; None behind the last one of the snapshot that is to be read."""
+        reads = self._reads
+        assert reads is not None
+        while True:
+            if self._part_rows >= _PART_ROWS and reads.may_stop:
+                await self._leave_tables(reads)
+                return None
+            rows = await reads.read_batch(rows_max)
+            if self._closed:
+                raise EndOfSplit
+            if rows is None:
+                await self._leave_tables(reads)
+                # Here a checkpoint may be cut again.
+                return None if reads.was_keyed else self._nothing()
+            there = replace(
+                self._standing.tables[rows.id],
+                after=rows.after,
+                rows=rows.rows,
+                reads=rows.batch is not None,
+            )
+            self._standing = self._standing.with_tables({rows.id: there})
+            if rows.batch is not None:
+                self._part_rows += rows.batch.num_rows
+                return rows.batch
+
+    async def _leave_tables(self, reads: TableReads[str]) -> None:
+        self._reads = None
+        await reads.aclose()
+        for text, number in reads.warnings.items():
+            self.warnings[text] = self.warnings.get(text, 0) + number
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is not None:
+            await in_thread(snapshot.close)
+
+    # -- the log -----------------------------------------------------------------------------------
+
+    def _take(self, rows_max: int) -> bool:
+        """Take what has come. False where the log was read up to its limit."""
+        log = self._log
+        assert log is not None
+        piece = log.next(self.hold_s)
+        behind = self._behind_of(piece)
+        batches = []
+        try:
+            for name, changes in piece.by_table().items():
+                for part in parts_of(changes):
+                    if part is None:
+                        batches.append(self._truncation(name))
+                    else:
+                        batches += self._batches(name, part, log.end, rows_max)
+        except DataFlareError as error:
+            # The statement behind may be why these rows are not those of the table now.
+            raise log.problem or error from error.__cause__
+        is_end = piece.end is not None
+        if not batches and log.is_inside and is_end:
+            # The rest of the transaction has no rows that are read, and now a checkpoint may be cut.
+            batches.append(self._nothing())
+        for batch in batches:
+            batch.may_cut = False
+            self._queue.append((batch, self._standing))
+        if not batches:
+            self._standing = behind
+        elif is_end:
+            batches[-1].may_cut = True
+            self._queue[-1] = (batches[-1], behind)
+        if batches:
+            log.is_inside = not is_end
+        return bool(piece.changes) or not log.has_ended
+
+    def _behind_of(self, piece: Piece) -> Standing:
+        if piece.end is None:
+            return self._standing
+        for name in piece.gone:
+            self.warnings[was_dropped(name)] = 0
+        is_same = all(
+            self._standing.tables[name].columns is each for name, each in piece.columns.items()
+        )
+        if is_same and not piece.gone:
+            return replace(self._standing, place=piece.end)
+        return self._standing.behind(piece.end, piece.columns, piece.gone)
+
+    def _batches(
+        self, name: str, changes: Sequence[Change], end: Place, rows_max: int
+    ) -> list[SourceBatch]:
+        """The rows of the changes of one table."""
+        followed = self._following.tables[name]
+        with at_step(followed.reading.step):
+            decoded = self._made[name].decode(changes, self._behind(name))
+        if not decoded.frame.height and not decoded.bad:
+            return []
+        label = f"{followed.reading.relation.label}, log up to {end}"
+        return cut(
+            decoded, changes, rows_max, followed, lambda row: f"{label}, row {row + 1} of its batch"
+        )
+
+    def _nothing(self, name: str = "") -> SourceBatch:
+        """No rows, of any table."""
+        name = name or next(iter(self._made))
+        followed = self._following.tables[name]
+        frame = followed.facts.of_table(self._made[name].nothing)
+        return SourceBatch(frame, stream=followed.stream)
+
+    def _truncation(self, name: str) -> SourceBatch:
+        nothing = self._nothing(name)
+        return SourceBatch(truncation(nothing.frame.schema), stream=nothing.stream)
+
+    def _behind(self, name: str) -> Behind | None:
+        """Which keys of a table its reader has not reached; None once it is done."""
+        there = self._standing.tables[name]
+        if not there.reads:
+            return None
+        reading, after = self._following.tables[name].reading, there.after
+        relation, snapshot = reading.relation, self._snapshot
+        assert after is not None
+        assert snapshot is not None
+        asking = KeyedRows(reading, {}, snapshot)
+
+        def behind(keys: pl.DataFrame) -> Flags:
+            column = keys.to_series()
+            if keys.width == 1 and column.dtype.is_integer():
+                return (column > int(after[0])).to_numpy()
+            different = keys.unique(maintain_order=True)
+            found = asking.numbers_behind(different.rows(), after)
+            flags = pl.Series(
+                "b", [number in found for number in range(different.height)], dtype=pl.Boolean
+            )
+            joined = keys.join(
+                different.with_columns(flags),
+                on=relation.key,
+                how="left",
+                nulls_equal=True,
+                maintain_order="left",
+            )
+            return joined["b"].to_numpy()
+
+        return behind
+
+    def _see_lag(self, log: Log) -> None:
+        """See how much of the log comes behind. What cannot be found out now is asked for later."""
+        self._asked_at, server = time.monotonic(), self._following.server.label
+        try:
+            with mysql_errors(server, "the size of its log"):
+                db = self._connect()
+                try:
+                    lag = lag_of(db, log.end, log.assembler.second)
+                finally:
+                    db.close()
+        except DataFlareError as error:
+            if error.retry is Retry.NEVER:
+                raise
+            return
+        self.kept_bytes = lag.size
+        if (doubt := lag.doubt(server)) is not None:
+            self.warnings[doubt] = 0
+
+    def _should_move(self) -> bool:
+        """Whether the position should move although there are no rows, so that the server may forget its log."""
+        return (
+            self._following.until is None
+            and self._snapshot is None
+            and self._log is not None
+            and not self._log.is_inside
+            and time.monotonic() - self._moved_at > _MOVE_S
+        )

@@ -1,0 +1,104 @@
+"""Look at some of the rows that go over an edge of a run, while it runs.
+
+Always true: rows and their order are as without a look; a tap that is not read, or that gets more rows than it may, drops
+rows and never waits.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import polars as pl
+
+from dataflare.expr import Typed
+
+_LOOKED_MAX = 2_000
+"""Of each batch, the condition is asked for so many rows at most."""
+_BATCHES_MAX = 64
+
+
+class Tap:
+    """One look. edges: those whose rows it takes. where: only rows for which this is true. per_s: how many rows a second at
+    most. hide: what is done to a frame before it is shown."""
+
+    def __init__(
+        self,
+        edges: Sequence[int],
+        per_s: float,
+        where: Typed | None = None,
+        hide: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.edges = frozenset(edges)
+        self._where, self._per_s, self._hide, self._now = where, per_s, hide, now
+        self._credit, self._credited_at = max(1.0, per_s), now()
+        self._found: queue.Queue[pl.DataFrame | None] = queue.Queue(_BATCHES_MAX)
+
+    def take(self, frame: pl.DataFrame) -> None:
+        """Rows go over one of its edges. Called on the event loop."""
+        now = self._now()
+        most = max(1.0, self._per_s)
+        self._credit = min(most, self._credit + (now - self._credited_at) * self._per_s)
+        self._credited_at = now
+        if self._credit < 1 or self._found.full():
+            return
+        frame = frame.head(_LOOKED_MAX)
+        if self._where is not None:
+            frame = frame.filter(self._where.lower().value)
+        frame = frame.head(int(self._credit))
+        if frame.height:
+            self._credit -= frame.height
+            self._found.put_nowait(self._hide(frame))
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        try:
+            self._found.put_nowait(None)
+        except queue.Full:
+            self._found.get_nowait()
+            self._found.put_nowait(None)
+
+    def rows(self, patience_s: float) -> Iterator[pl.DataFrame | None]:
+        """What was taken, for another thread; None after so long without rows. Ends with the run."""
+        while True:
+            try:
+                found = self._found.get(timeout=patience_s)
+            except queue.Empty:
+                yield None
+                continue
+            if found is None:
+                return
+            yield found
+
+
+class Taps:
+    """All looks at a run. Of its event loop."""
+
+    def __init__(self) -> None:
+        self._by_edge: dict[int, list[Tap]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_edge)
+
+    def add(self, tap: Tap) -> None:
+        for edge in tap.edges:
+            self._by_edge.setdefault(edge, []).append(tap)
+
+    def remove(self, tap: Tap) -> None:
+        kept: Mapping[int, list[Tap]] = {
+            edge: [each for each in taps if each is not tap] for edge, taps in self._by_edge.items()
+        }
+        self._by_edge = {edge: taps for edge, taps in kept.items() if taps}
+
+    def take(self, edge: int, frame: pl.DataFrame) -> None:
+        """Rows go over an edge."""
+        for tap in self._by_edge.get(edge, ()):
+            tap.take(frame)
+
+    def end(self) -> None:
+        """The attempt has ended."""
+        for tap in {each for taps in self._by_edge.values() for each in taps}:
+            tap.end()
+        self._by_edge = {}

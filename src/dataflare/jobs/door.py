@@ -1,0 +1,72 @@
+"""What a run answers at its door."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from dataflare.engine.taps import Tap
+from dataflare.errors import RunError
+from dataflare.formats.text_write import NdjsonText
+from dataflare.jobs.watching import NO_ROWS, Watch
+from dataflare.observability.door import open_door
+
+_SILENT_S, _PAUSE_S = 1.0, 0.1
+
+
+def _rows(watch: Watch, tap: Tap) -> Generator[Mapping[str, Any]]:
+    """The rows of a look, until its attempt ends or the caller has gone."""
+    try:
+        for frame in tap.rows(_SILENT_S):
+            if frame is None:
+                yield {}  # so that a caller that has gone is noticed
+                continue
+            text = watch.redacted(NdjsonText().encode(frame).decode())
+            for line in text.splitlines():
+                yield {"row": orjson.loads(line)}
+    finally:
+        with contextlib.suppress(TimeoutError, RuntimeError):  # the run has ended
+            watch.untap(tap)
+
+
+@contextlib.contextmanager
+def door_of(watch: Watch, home: Path) -> Iterator[None]:
+    """An observer of a run (see `RunOptions`): it answers `status`, `top`, `tap` and `loglevel`."""
+
+    def view(_: Mapping[str, Any]) -> Generator[Mapping[str, Any]]:
+        yield watch.ask().to_json()
+
+    def tap(asked: Mapping[str, Any]) -> Generator[Mapping[str, Any]]:
+        while not watch.has_ended:
+            try:
+                made = watch.tap(
+                    str(asked["step"]), asked.get("where"), float(asked.get("per_s", 10))
+                )
+            except RunError as error:
+                if error.code != NO_ROWS:
+                    raise
+                yield {}  # between two attempts
+                time.sleep(_PAUSE_S)
+                continue
+            yield from _rows(watch, made)
+
+    def level(asked: Mapping[str, Any]) -> Generator[Mapping[str, Any]]:
+        if asked.get("level") is not None:
+            watch.log.set_level(str(asked.get("component") or ""), str(asked["level"]))
+        yield {"levels": dict(watch.log.levels)}
+
+    answers = {"view": view, "tap": tap, "level": level}
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(open_door(home / watch.workflow.name, answers))
+        except OSError as error:
+            reason = error.strerror or error
+            watch.warn(
+                [f"status, top and tap cannot look at this run: no socket in its folder: {reason}"]
+            )
+        yield

@@ -1,0 +1,271 @@
+"""What a run says of itself while it lives: notices for its user, and a view of all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
+
+from dataflare.engine.attempt import Attempt
+from dataflare.engine.metrics import JobMetrics
+from dataflare.engine.taps import Tap
+from dataflare.errors import DataFlareError, RunError, from_here
+from dataflare.jobs.breakers import circuit_breakers
+from dataflare.jobs.counting import metrics_of
+from dataflare.jobs.options import RunOptions
+from dataflare.jobs.progress import Reporter
+from dataflare.jobs.tapping import tap_of
+from dataflare.observability.alerts import Alerts, Event
+from dataflare.observability.bottleneck import bottleneck
+from dataflare.observability.logs import RunLogger
+from dataflare.observability.resources import this_process
+from dataflare.observability.view import CheckpointView, RunView, StepView
+from dataflare.planner import Plan
+from dataflare.planner.retries import retry_policies
+from dataflare.resilience.retry import Retried, Retries
+from dataflare.security.redact import Redactor
+
+if TYPE_CHECKING:
+    from dataflare.workflow.model import Workflow
+
+
+T = TypeVar("T")
+NO_ROWS = "E0813"
+
+
+class Watch:
+    """Of one run. plan and attempt: those under way. metrics: its counts; retries: the calls of its steps, whose failures are noted here. status: as
+    `RunView` says."""
+
+    def __init__(self, workflow: Workflow, run_id: str, options: RunOptions) -> None:
+        self.run_id = run_id
+        self.status = "starting"
+        self.started_at, self._started = time.time(), time.monotonic()
+        self.warnings: list[str] = []
+        self.retried: dict[str, list[Retried]] = {}
+        self.held_back: dict[str, int] = {}
+        self.restarts = 0
+        self.attempt: Attempt | None = None
+        self.plan: Plan | None = None
+        self.message: str | None = None
+        self._last: RunView | None = None
+        self._logged_epoch: int | None = None
+        self._options = options
+        self.use(workflow)
+
+    def use(self, workflow: Workflow) -> None:
+        """The workflow as it will run. Called before anything of it runs."""
+        self.workflow = workflow
+        self._redactor = Redactor(workflow.masked)
+        self.log = RunLogger(workflow.name, self.run_id, self.redacted)
+        self.alerts = Alerts(workflow.alerts)
+        self.metrics: JobMetrics = metrics_of(workflow)
+        self._reporter = Reporter(self.metrics, self._options.listener)
+        self._breakers = circuit_breakers(workflow, self._held_back)
+        self.retries = Retries(retry_policies(workflow), self._retried, breakers=self._breakers)
+
+    @property
+    def may_run_code(self) -> bool:
+        """Whether workflows may run code of their own here."""
+        return self._options.policy is None or self._options.policy.python
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no attempt follows."""
+        return self.status not in ("starting", "running", "restarting")
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._started
+
+    # -- notices -----------------------------------------------------------------------------------
+
+    def say(
+        self, message: str, *, level: str = "info", component: str = "run", step: str | None = None
+    ) -> None:
+        """Tell the user, and the log. level and component: for the log."""
+        self.message = message
+        self.log.log(level, component, message, step)
+        self._reporter.say(message)
+
+    def warn(self, texts: Iterable[str]) -> None:
+        """Tell the user, now and at the end. Each text once."""
+        for text in texts:
+            if text not in self.warnings:
+                self.warnings.append(text)
+                self.say(text, level="warning")
+
+    def alerted(self, event: Event) -> None:
+        """Tell the user, and the log, that an alert fires or is resolved."""
+        name, step = event.rule.name, event.step or None
+        text = f"alert '{name}' ({event.rule.severity}) {event.status}: {event.message}"
+        level = "warning" if event.status == "firing" else "info"
+        self.say(text, level=level, component="alerts", step=step)
+
+    def report(self) -> None:
+        """Report progress to the listener, and checkpoints to the log."""
+        checkpoints = self.metrics.checkpoints
+        epoch = checkpoints.last_epoch
+        if epoch is not None and epoch != self._logged_epoch:
+            first = epoch if self._logged_epoch is None else self._logged_epoch + 1
+            named = f"checkpoint {epoch}" if first >= epoch else f"checkpoints {first} to {epoch}"
+            took = (
+                f"the last took {checkpoints.last_s:.3f} s and has {checkpoints.last_bytes:,} bytes"
+            )
+            self.log.log("debug", "checkpoint", f"{named} complete; {took}", epoch=epoch)
+            self._logged_epoch = epoch
+        self._reporter.report(self.attempt)
+
+    def ended(self, status: str, error: DataFlareError | None) -> None:
+        """Write into the log how the run ended."""
+        self.status = status
+        text = f"{status} after {self.elapsed_s:.1f} s"
+        if error is None:
+            self.log.log("info", "run", text)
+        else:
+            facts = {"code": error.code}
+            self.log.log("error", "run", f"{text}: {error.message}", error.step, **facts)
+
+    def _retried(self, retried: Retried) -> None:
+        self.retried.setdefault(retried.step, []).append(retried)
+        message = from_here(f"step '{retried.step}': {retried}")
+        self.say(message, level="warning", component="calls", step=retried.step)
+
+    def _held_back(self, step: str, recovery_s: float) -> None:
+        self.held_back[step] = self.held_back.get(step, 0) + 1
+        message = f"step '{step}': too many calls fail; none is made for {recovery_s:g} s"
+        self.say(message, level="warning", component="calls", step=step)
+
+    # -- the view ----------------------------------------------------------------------------------
+
+    def ask(self, patience_s: float = 5.0) -> RunView:
+        """The run at this moment, for another thread. Raises TimeoutError where the event loop does not answer."""
+        return self.on_loop(self.view, patience_s)
+
+    def on_loop(self, call: Callable[[], T], patience_s: float = 5.0) -> T:
+        """What a call gives on the event loop of the run, for another thread. Raises TimeoutError as `ask` does."""
+        answer: Future[T] = Future()
+
+        def answered() -> None:
+            if answer.set_running_or_notify_cancel():
+                try:
+                    answer.set_result(call())
+                except Exception as error:
+                    answer.set_exception(error)
+
+        self._loop.call_soon_threadsafe(answered)
+        try:
+            return answer.result(patience_s)
+        finally:
+            answer.cancel()
+
+    def tap(self, step: str, where: str | None, per_s: float) -> Tap:
+        """Look at rows on their way into a step, or out of it; for another thread. Raises RunError as `tap_of` does."""
+
+        def add() -> Tap:
+            if self.attempt is None or self.plan is None:
+                raise RunError("the run has no rows now", code=NO_ROWS, help="ask again later")
+            tap = tap_of(self.attempt.plan, self.plan, step, where, per_s)
+            self.attempt.taps.add(tap)
+            return tap
+
+        return self.on_loop(add)
+
+    def redacted(self, text: str) -> str:
+        """The text without the secrets of the workflow."""
+        return self._redactor.redact(text)
+
+    def untap(self, tap: Tap) -> None:
+        """End a look; for another thread."""
+
+        def remove() -> None:
+            if self.attempt is not None:
+                self.attempt.taps.remove(tap)
+
+        self.on_loop(remove)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Let those who asked for it observe the run. Of the event loop of the run."""
+        self._loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as stack:
+            for observer in self._options.observers:
+                stack.enter_context(observer(self))
+            yield
+
+    def view(self) -> RunView:
+        """The run at this moment."""
+        view = RunView(
+            self.workflow.name,
+            self.run_id,
+            self.status,
+            time.time(),
+            self.started_at,
+            self.elapsed_s,
+            this_process(),
+            restarts=self.restarts,
+            steps=self._steps(),
+            checkpoints=self._checkpoints(),
+            alerts=self.alerts.views(),
+            warnings=list(self.warnings),
+            message=self.message,
+            file=str(self.workflow.file.absolute()) if self.workflow.file else None,
+        )
+        if self.attempt is not None:
+            view.bounded = self.attempt.plan.bounded
+            view.stages, view.edges = self.attempt.stages(), self.attempt.edges()
+        elif self._last is not None:
+            view.bounded = self._last.bounded
+            view.stages, view.edges = self._last.stages, self._last.edges
+        return view
+
+    def who_is_slow(self) -> tuple[dict[str, dict[str, float]], str | None]:
+        """By stage, the seconds of its tasks; and which of them set the pace."""
+        view = self.view()
+        times = {
+            stage.name: {
+                "busy_s": round(stage.spent.busy_s, 3),
+                "waiting_s": round(stage.spent.waiting_s, 3),
+                "blocked_s": round(stage.spent.blocked_s, 3),
+            }
+            for stage in view.stages
+        }
+        found = bottleneck(view)
+        if found is None or found.stage is None:
+            return times, None
+        return times, f"{found.stage}: {found.reason}"
+
+    def end_attempt(self) -> None:
+        """Its tasks have ended. What they did is remembered."""
+        self._last = self.view()
+        self.attempt = None
+
+    def _checkpoints(self) -> CheckpointView:
+        return self.metrics.checkpoints
+
+    def _steps(self) -> dict[str, StepView]:
+        committed_us = self.metrics.committed_us()
+        latencies = {name: times.latency for name, times in self.metrics.times.stages().items()}
+        return {
+            name: StepView(
+                step.kind,
+                step.rows_in,
+                step.rows_out,
+                step.bytes_out,
+                step.errors,
+                step.dead_letters,
+                step.late,
+                retries=len(self.retried.get(name, ())),
+                held_back=self.held_back.get(name, 0),
+                is_held_back=name in self._breakers and self._breakers[name].is_open,
+                watermark_us=step.watermark_us,
+                kept_bytes=step.kept_bytes,
+                latency=latencies.get(name),
+                is_done=step.done,
+                committed_us=committed_us.get(name),
+            )
+            for name, step in self.metrics.processed.items()
+        }

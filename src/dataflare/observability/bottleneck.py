@@ -1,0 +1,59 @@
+"""Which stage of a run sets its speed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from dataflare.observability.times import Spent
+from dataflare.observability.view import RunView, StageView
+
+_BUSY = 0.5
+"""A run in which no stage works for this share of its time waits for its input."""
+
+
+class Bottleneck(Struct, frozen=True):
+    """stage: None where no stage is it. share: of its time that it works. reason: in words."""
+
+    stage: str | None
+    share: float
+    reason: str
+
+
+def bottleneck(now: RunView, before: RunView | None = None) -> Bottleneck | None:
+    """The stage that the others wait for. before: only the time since then is looked at. None while there is too little
+    to see."""
+    spent = _spent_since(now.stages, before)
+    total = {name: each.total_s for name, each in spent.items()}
+    stages = [stage for stage in now.stages if total[stage.name] > 0]
+    if not stages or max(total.values()) < 0.05:
+        return None
+    shares = {stage.name: spent[stage.name].busy_s / total[stage.name] for stage in stages}
+    busiest = max(stages, key=lambda stage: shares[stage.name])
+    share = shares[busiest.name]
+    if share < _BUSY:
+        waited = "its sources have few new rows" if not now.bounded else "no step is busy"
+        return Bottleneck(None, share, waited)
+    return Bottleneck(busiest.name, share, _reason(busiest, share, now, spent))
+
+
+def _spent_since(stages: Sequence[StageView], before: RunView | None) -> dict[str, Spent]:
+    earlier = {stage.name: stage.spent for stage in before.stages} if before else {}
+    return {s.name: s.spent.since(earlier.get(s.name, Spent())) for s in stages}
+
+
+def _reason(stage: StageView, share: float, now: RunView, spent: Mapping[str, Spent]) -> str:
+    shown = f"busy {share:.0%} of its time"
+    held = [
+        edge.from_stage
+        for edge in now.edges
+        if edge.to_stage == stage.name
+        and edge.from_stage in spent
+        and spent[edge.from_stage].blocked_s > 0.2 * spent[edge.from_stage].total_s
+    ]
+    if held:
+        return f"{shown}, and {' and '.join(sorted(set(held)))} must wait for it"
+    if stage.kind == "source":
+        return f"{shown}: reading sets the pace"
+    return shown

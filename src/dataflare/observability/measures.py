@@ -1,0 +1,245 @@
+"""What a condition may look at: measures of a run by name, over its views. Pure.
+
+A measure has a value for each step (or for the run, under the name ''), now or over a time. What it means for all
+steps together depends on it: a sum, or the value of the step that is farthest out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from dataflare.observability.times import Histogram, Spent
+from dataflare.observability.view import RunView, StageView, StepView
+
+Raw = Any
+"""A number that grows, a value of now, `Spent`, or a `Histogram`."""
+
+WINDOW_S = 60.0
+"""Over how long rates and shares are taken where a condition does not say."""
+
+
+class Measure(Struct, frozen=True):
+    """unit: of its values: seconds, bytes, a share of 1, a number, or 1 for true. read: by step. over: its value from
+    what was read now, and what was read so many seconds before; None: it is what was read. grows: it counts since the run
+    began, and may be taken over a time. is_total: of all steps together it is the sum."""
+
+    name: str
+    unit: Literal["duration", "size", "share", "number", "rate", "flag"]
+    help: str
+    read: Callable[[RunView], Mapping[str, Raw]]
+    over: Callable[[Raw, Raw, float], float | None] | None = None
+    grows: bool = False
+    is_total: bool = False
+
+
+def _steps(
+    value: Callable[[StepView], Raw | None], *kinds: str
+) -> Callable[[RunView], Mapping[str, Raw]]:
+    def read(run: RunView) -> Mapping[str, Raw]:
+        return {
+            name: found
+            for name, step in run.steps.items()
+            if (not kinds or step.kind in kinds) and (found := value(step)) is not None
+        }
+
+    return read
+
+
+def _stages(value: Callable[[StageView], Raw]) -> Callable[[RunView], Mapping[str, Raw]]:
+    return lambda run: {stage.name: value(stage) for stage in run.stages}
+
+
+def _run(value: Callable[[RunView], Raw | None]) -> Callable[[RunView], Mapping[str, Raw]]:
+    def read(run: RunView) -> Mapping[str, Raw]:
+        found = value(run)
+        return {} if found is None else {"": found}
+
+    return read
+
+
+def _lags(run: RunView) -> Mapping[str, Raw]:
+    lags = {name: run.lag_s(name) for name in run.steps}
+    return {name: lag for name, lag in lags.items() if lag is not None}
+
+
+def _per_s(now: float, before: float | None, seconds: float) -> float | None:
+    return (now - (before or 0.0)) / seconds if seconds > 0 else None
+
+
+def _share(part: str) -> Callable[[Spent, Spent | None, float], float | None]:
+    def over(now: Spent, before: Spent | None, _: float) -> float | None:
+        spent = now.since(before or Spent())
+        total: float = spent.total_s
+        return getattr(spent, part) / total if total > 0 else None
+
+    return over
+
+
+def _p99(now: Histogram, before: Histogram | None, _: float) -> float | None:
+    if before is None:
+        return now.quantile(0.99)
+    counts = [a - b for a, b in zip(now.counts, before.counts, strict=True)]
+    return Histogram(counts, now.sum - before.sum).quantile(0.99)
+
+
+def _rows(step: StepView) -> int | None:
+    return step.rows_out if step.kind == "source" else step.rows_in
+
+
+def _age(run: RunView) -> float:
+    ended = run.checkpoints.ended_at
+    return max(0.0, run.at - (run.started if ended is None else ended))
+
+
+def _all() -> Iterator[Measure]:
+    yield Measure("lag", "duration", "how far event time is behind the clock", _lags)
+    yield Measure(
+        "latency",
+        "duration",
+        "from the reading of a row until a destination has it, for 99% of the rows",
+        _steps(lambda step: step.latency),
+        over=_p99,
+    )
+    yield Measure(
+        "rows",
+        "number",
+        "rows: of all steps together those that were read, of a step those that came in",
+        _steps(_rows),
+        grows=True,
+        is_total=True,
+    )
+    yield Measure(
+        "rows_per_s", "rate", "the same, a second", _steps(_rows), over=_per_s, is_total=True
+    )
+    counts: tuple[tuple[str, str, Callable[[StepView], Raw]], ...] = (
+        ("errors", "rows that failed", lambda step: step.errors),
+        ("dead_letters", "rows set aside as dead letters", lambda step: step.dead_letters),
+        ("late_rows", "rows that came too late", lambda step: step.late),
+        ("retries", "calls to outside systems that were made again", lambda step: step.retries),
+        ("breakers_opened", "how often a circuit breaker opened", lambda step: step.held_back),
+    )
+    for name, help, value in counts:
+        yield Measure(name, "number", help, _steps(value), grows=True, is_total=True)
+    yield Measure(
+        "breaker_open",
+        "flag",
+        "whether a circuit breaker holds calls back",
+        _steps(lambda step: float(step.is_held_back)),
+    )
+    yield Measure(
+        "kept_bytes",
+        "size",
+        "how much of its log a server keeps for a source",
+        _steps(lambda step: step.kept_bytes),
+    )
+    for state, help in (
+        ("busy", "share of the time of a step's tasks in which they work"),
+        ("waiting", "share of that time in which there are no rows for them"),
+        ("blocked", "share of that time in which their rows are not taken"),
+    ):
+        yield Measure(
+            state, "share", help, _stages(lambda stage: stage.spent), over=_share(f"{state}_s")
+        )
+    yield Measure(
+        "queued_rows",
+        "number",
+        "rows on their way to a step",
+        _stages(lambda stage: stage.queued_rows),
+        is_total=True,
+    )
+    yield Measure(
+        "state_bytes",
+        "size",
+        "state in memory",
+        _stages(lambda stage: stage.state_bytes),
+        is_total=True,
+    )
+    yield Measure(
+        "checkpoint_age",
+        "duration",
+        "how long ago the last checkpoint ended, or the run began without one",
+        _run(_age),
+    )
+    yield Measure(
+        "checkpoint_duration",
+        "duration",
+        "how long the last checkpoint took",
+        _run(lambda run: run.checkpoints.last_s),
+    )
+    yield Measure(
+        "checkpoints_failed",
+        "number",
+        "checkpoints that failed",
+        _run(lambda run: run.checkpoints.failed),
+        grows=True,
+    )
+    yield Measure(
+        "restarts",
+        "number",
+        "attempts of the run after the first one",
+        _run(lambda run: run.restarts),
+        grows=True,
+    )
+    yield Measure(
+        "failed",
+        "flag",
+        "whether the run has ended with an error",
+        _run(lambda run: float(run.status == "failed")),
+    )
+    yield Measure(
+        "memory", "size", "memory of the process", _run(lambda run: run.process.rss_bytes)
+    )
+    yield Measure(
+        "open_files",
+        "number",
+        "open files and connections of the process",
+        _run(lambda run: run.process.open_files),
+    )
+    yield Measure("elapsed", "duration", "how long the run has lasted", _run(lambda run: run.elapsed_s))  # fmt: skip
+
+
+MEASURES = {measure.name: measure for measure in _all()}
+
+
+def counted_once(run: RunView, values: Mapping[str, float], name: str) -> Mapping[str, float]:
+    """What is summed for all steps: not the streams of a source, which are counted for it too; and rows where they are
+    read."""
+    kept = {n: v for n, v in values.items() if n.partition(".")[0] not in values.keys() - {n}}
+    if name in ("rows", "rows_per_s"):
+        return {n: v for n, v in kept.items() if run.steps[n].kind == "source"}
+    return kept
+
+
+def shown(value: float, unit: str) -> str:
+    """A value as people read it, as precise as conditions are written."""
+    if unit == "duration":
+        return _span(value)
+    if unit == "size":
+        for size, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+            if value >= size:
+                return f"{value / size:.4g} {name}"
+        return f"{value:.0f} B"
+    if unit == "share":
+        return f"{value:.0%}"
+    if unit == "flag":
+        return "true" if value else "false"
+    number = f"{value:,.0f}" if value == round(value) or value >= 100 else f"{value:.3g}"
+    return f"{number}/s" if unit == "rate" else number
+
+
+def _span(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def utc(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

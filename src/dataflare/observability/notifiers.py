@@ -1,0 +1,381 @@
+"""Who is told of alerts: a webhook, mail, Slack, PagerDuty, a command. Options, and what is sent.
+
+`send` blocks, and raises SystemError_: worth retrying, or not. Nothing secret is in an error or a repr.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from msgspec import Struct
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from dataflare.errors import ConfigError, Retry, SystemError_
+from dataflare.model.units import Duration
+from dataflare.observability.measures import utc
+
+if TYPE_CHECKING:
+    from email.message import Message
+
+    from dataflare.observability.alerts import Event
+
+_ANSWER_MAX = 300
+_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class Notice(Struct, frozen=True):
+    """What is told. key: the same for all events of one alert, by which receivers know it again."""
+
+    event: Event
+    workflow: str
+    run_id: str
+    host: str
+
+    @property
+    def key(self) -> str:
+        return f"dataflare/{self.workflow}/{self.event.rule.name}"
+
+    @property
+    def title(self) -> str:
+        """`firing: behind of workflow orders`."""
+        return f"{self.event.status}: {self.event.rule.name} of workflow {self.workflow}"
+
+    def to_json(self) -> dict[str, Any]:
+        event, rule = self.event, self.event.rule
+        return {
+            "status": event.status,
+            "alert": rule.name,
+            "severity": rule.severity,
+            "workflow": self.workflow,
+            "run": self.run_id,
+            "step": event.step or None,
+            "when": rule.condition.text,
+            "value": event.value,
+            "message": event.message,
+            "since": utc(event.since),
+            "at": utc(event.at),
+            "host": self.host,
+            "key": self.key,
+        }
+
+
+class Notifier(BaseModel):
+    """base: the folder that relative paths of it start from."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, defer_build=True, hide_input_in_errors=True
+    )
+    secret_options: ClassVar[tuple[str, ...]] = ()
+    """Options whose whole text is a secret, whatever their name."""
+
+    timeout: Duration = Field(default=10.0, gt=0, le=60, description="for one try")
+
+    @property
+    def kind(self) -> str:
+        return str(getattr(self, "type"))  # noqa: B009 - each subclass has its own Literal
+
+    @abstractmethod
+    def send(self, notice: Notice, base: Path) -> None: ...
+
+
+def _web(url: str) -> str:
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        is_web = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        is_web = False
+    if not is_web:
+        raise ValueError("expected an address that begins with http:// or https://")
+    return url
+
+
+Url = Annotated[str, AfterValidator(_web)]
+
+
+class Webhook(Notifier):
+    """Sends JSON to an address."""
+
+    type: Literal["webhook"]
+    url: Url = Field(repr=False, description="where a POST with the JSON of the alert goes")
+    headers: dict[str, str] = Field(default_factory=dict, repr=False, description="sent with it")
+
+    def send(self, notice: Notice, base: Path) -> None:
+        _post(self.url, notice.to_json(), self.headers, self.timeout)
+
+
+class Slack(Notifier):
+    """Sends a text to an incoming webhook of Slack, or of what takes the same (Mattermost, Rocket.Chat)."""
+
+    secret_options: ClassVar[tuple[str, ...]] = ("url",)
+    type: Literal["slack"]
+    url: Url = Field(repr=False, description="the incoming webhook; it is a secret")
+    channel: str | None = Field(
+        default=None, description="where the receiver lets a message choose it"
+    )
+
+    def send(self, notice: Notice, base: Path) -> None:
+        sign = ":red_circle:" if notice.event.status == "firing" else ":large_green_circle:"
+        lines = (f"{sign} *{_slack(notice.title)}*", _slack(notice.event.message))
+        body = {"text": "\n".join(lines)}
+        if self.channel is not None:
+            body["channel"] = self.channel
+        _post(self.url, body, {}, self.timeout)
+
+
+def _slack(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+class PagerDuty(Notifier):
+    """Opens an incident by version 2 of PagerDuty's Events API, and resolves it."""
+
+    secret_options: ClassVar[tuple[str, ...]] = ("routing_key",)
+    type: Literal["pagerduty"]
+    routing_key: str = Field(repr=False, min_length=1, description="the integration key; a secret")
+    url: Url = Field(
+        default="https://events.pagerduty.com/v2/enqueue", description="where events go"
+    )
+
+    def send(self, notice: Notice, base: Path) -> None:
+        event = notice.event
+        body: dict[str, Any] = {
+            "routing_key": self.routing_key,
+            "event_action": "trigger" if event.status == "firing" else "resolve",
+            "dedup_key": notice.key,
+        }
+        if event.status == "firing":
+            body["payload"] = {
+                "summary": f"{notice.workflow}: {event.message}"[:1024],
+                "source": notice.host,
+                "severity": _PAGERDUTY.get(event.rule.severity, "warning"),
+                "timestamp": utc(event.at),
+                "component": notice.workflow,
+                "group": event.step or notice.workflow,
+                "class": event.rule.name,
+                "custom_details": notice.to_json(),
+            }
+        _post(self.url, body, {}, self.timeout)
+
+
+_PAGERDUTY = {"page": "critical", "critical": "critical", "error": "error", "info": "info"}
+
+
+class Smtp(Notifier):
+    """Sends mail."""
+
+    type: Literal["smtp"]
+    host: str = Field(description="the mail server")
+    port: int | None = Field(default=None, ge=1, le=65535, description="by `tls`: 587, 465 or 25")
+    tls: Literal["starttls", "tls", "none"] = Field(
+        default="starttls", description="tls: from the first byte on; none: open text"
+    )
+    from_: str = Field(alias="from", description="the sender's address")
+    to: str | list[str] = Field(description="an address, or several")
+    username: str | None = Field(default=None, description="for a server that wants a login")
+    password: str | None = Field(default=None, repr=False, description="of that user")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Smtp:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("'username' and 'password' belong together")
+        if self.password is not None and self.tls == "none" and not _is_here(self.host):
+            raise ValueError("'password' would be sent as open text: use 'tls: starttls' or 'tls'")
+        for name, addresses in (("from", [self.from_]), ("to", self.addresses)):
+            if not addresses or any("@" not in a or not a.isprintable() for a in addresses):
+                raise ValueError(f"'{name}' needs an address such as ops@example.com")
+        return self
+
+    @property
+    def addresses(self) -> list[str]:
+        return [self.to] if isinstance(self.to, str) else self.to
+
+    def send(self, notice: Notice, base: Path) -> None:
+        import smtplib
+        import ssl
+        from email.message import EmailMessage
+
+        message = EmailMessage()
+        message["Subject"] = f"[{notice.event.rule.severity}] {notice.title}"
+        message["From"], message["To"] = self.from_, ", ".join(self.addresses)
+        message["X-Dataflare-Alert"] = notice.key
+        facts = notice.to_json()
+        lines = (f"{name}: {facts[name]}" for name in facts if facts[name] is not None)
+        message.set_content(f"{notice.event.message}\n\n" + "\n".join(lines) + "\n")
+        port = self.port or {"starttls": 587, "tls": 465, "none": 25}[self.tls]
+        try:
+            if self.tls == "tls":
+                context = ssl.create_default_context()
+                server: smtplib.SMTP = smtplib.SMTP_SSL(
+                    self.host, port, timeout=self.timeout, context=context
+                )
+            else:
+                server = smtplib.SMTP(self.host, port, timeout=self.timeout)
+            with server:
+                if self.tls == "starttls":
+                    server.starttls(context=ssl.create_default_context())
+                if self.username is not None and self.password is not None:
+                    server.login(self.username, self.password)
+                refused = server.send_message(message)
+        except smtplib.SMTPResponseException as error:
+            # Answers from 500 on are final.
+            said = f"{error.smtp_code} {_text(error.smtp_error)}"
+            raise _failed(f"the mail server refuses: {said}", later=error.smtp_code < 500) from None
+        except smtplib.SMTPRecipientsRefused as error:
+            codes = [code for code, _ in error.recipients.values()]
+            said = f"{_text(next(iter(error.recipients.values()))[1])}"
+            later = all(code < 500 for code in codes)
+            raise _failed(f"the mail server refuses the recipient: {said}", later=later) from None
+        except smtplib.SMTPNotSupportedError as error:
+            raise _failed(f"the mail server cannot do this: {error}", later=False) from None
+        except ssl.SSLCertVerificationError as error:
+            raise _failed(f"the mail server's certificate: {error.verify_message}", later=False) from None  # fmt: skip
+        except (OSError, smtplib.SMTPException) as error:
+            raise _failed(f"no connection to the mail server: {_text(error)}") from None
+        if refused:
+            raise _failed("the mail server refuses some of the recipients", later=False)
+
+
+def _is_here(host: str) -> bool:
+    return host in ("localhost", "127.0.0.1", "::1")
+
+
+class Command(Notifier):
+    """Starts a program. It gets the JSON of the alert on standard input, and DATAFLARE_ALERT_STATUS, _NAME, _SEVERITY,
+    _WORKFLOW and _MESSAGE in its environment. There is no shell."""
+
+    type: Literal["command"]
+    command: str | list[str] = Field(description="the program and its arguments")
+
+    @model_validator(mode="after")
+    def _program(self) -> Command:
+        if not self.words:
+            raise ValueError("'command' needs a program")
+        return self
+
+    @property
+    def words(self) -> list[str]:
+        if not isinstance(self.command, str):
+            return self.command
+        try:
+            return shlex.split(self.command)
+        except ValueError as error:
+            raise ValueError(f"'command' cannot be split into words: {error}") from None
+
+    def send(self, notice: Notice, base: Path) -> None:
+        import os
+
+        facts = notice.to_json()
+        told = {
+            f"DATAFLARE_ALERT_{name.upper()}": str(facts[key])
+            for name, key in (
+                *((key, key) for key in ("status", "severity", "workflow", "message")),
+                ("name", "alert"),
+            )
+        }
+        try:
+            done = subprocess.run(
+                self.words,
+                input=json.dumps(facts).encode(),
+                capture_output=True,
+                timeout=self.timeout,
+                cwd=base,
+                env={**os.environ, **told},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise _failed(f"the command did not end within {self.timeout:g} s") from None
+        except OSError as error:
+            raise _failed(f"the command cannot be started: {error.strerror}", later=False) from None
+        if done.returncode:
+            said = _text((done.stderr or done.stdout).decode(errors="replace"))
+            raise _failed(f"the command ended with {done.returncode}{': ' if said else ''}{said}")
+
+
+KINDS: dict[str, type[Notifier]] = {
+    "webhook": Webhook,
+    "smtp": Smtp,
+    "slack": Slack,
+    "pagerduty": PagerDuty,
+    "command": Command,
+}
+
+
+def secrets_of(notifiers: object) -> list[str]:
+    """The texts of a workflow's `notifiers` that are secret though their names do not say so."""
+    found = []
+    if isinstance(notifiers, Mapping):
+        for options in notifiers.values():
+            kind = KINDS.get(str(options.get("type"))) if isinstance(options, Mapping) else None
+            for name in kind.secret_options if kind is not None else ():
+                if isinstance(text := options.get(name), str) and text:
+                    found.append(text)
+    return found
+
+
+def check_allowed(notifier: Notifier, name: str, *, python: bool) -> None:
+    """python: whether workflows may run code of their own here. Raises ConfigError (E0410)."""
+    if isinstance(notifier, Command) and not python:
+        raise ConfigError(
+            f"the notifier '{name}' may not start a program here",
+            code="E0410",
+            help="use another type of notifier",
+        )
+
+
+def _post(url: str, body: object, headers: Mapping[str, str], timeout_s: float) -> None:
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+    from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+    class NoRedirect(HTTPRedirectHandler):
+        """A POST that is sent elsewhere would become a GET."""
+
+        def redirect_request(self, *_: Any, **__: Any) -> None:
+            return None
+
+    sent = {"Content-Type": "application/json", "User-Agent": "dataflare", **headers}
+    request = Request(url, json.dumps(body).encode(), sent, method="POST")
+    try:
+        with build_opener(NoRedirect).open(request, timeout=timeout_s) as answer:
+            answer.read(_ANSWER_MAX)
+    except HTTPError as error:
+        with error:
+            try:
+                said = _text(error.read(_ANSWER_MAX).decode(errors="replace"))
+            except (OSError, HTTPException):
+                said = ""
+        message = f"it answers {error.code}{': ' if said else ''}{said}"
+        after_s = _after_s(error.headers)
+        raise _failed(message, later=error.code in _LATER, after_s=after_s) from None
+    except TimeoutError:
+        raise _failed(f"it did not answer within {timeout_s:g} s") from None
+    except (OSError, HTTPException) as error:
+        raise _failed(f"no connection: {_text(getattr(error, 'reason', error))}") from None
+
+
+def _after_s(headers: Message) -> float | None:
+    told = headers.get("Retry-After", "")
+    return float(told) if told.isdecimal() else None
+
+
+def _text(said: object) -> str:
+    text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+    return " ".join(text.split())[:_ANSWER_MAX]
+
+
+def _failed(message: str, *, later: bool = True, after_s: float | None = None) -> SystemError_:
+    return SystemError_(
+        message,
+        code="E0607" if later else "E0606",
+        retry=Retry.LATER if later else Retry.NEVER,
+        retry_after_s=after_s,
+        help="look at the options of the notifier, and at what it tells",
+    )

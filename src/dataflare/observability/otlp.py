@@ -1,0 +1,241 @@
+"""Views of runs, pushed by OTLP to a collector of OpenTelemetry: on a thread of its own, each ten seconds and at the end.
+
+Where to, how and with what comes from a URL, or from the standard variables `OTEL_EXPORTER_OTLP_*`. A collector that is
+away harms no run: what cannot be sent is left out, since the next push has all of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
+
+from dataflare.observability.table import METRICS, Metric
+from dataflare.observability.times import LATENCY_BOUNDS_S, Histogram
+from dataflare.observability.view import RunView
+from dataflare.sdk.registry import missing_library
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.sdk.metrics.export import MetricsData
+    from opentelemetry.sdk.resources import Resource
+
+EVERY_S = 10.0
+_LAST_S = 3.0
+"""How long the end of a run waits for its last push."""
+_SCOPE = "dataflare"
+_PORT_GRPC = 4317
+
+Signal = Literal["metrics", "traces"]
+
+
+class Target(Struct, frozen=True):
+    """endpoint: None: as the variables say. protocol: http/protobuf or grpc."""
+
+    endpoint: str | None
+    protocol: str
+    every_s: float = EVERY_S
+
+    @property
+    def shown(self) -> str:
+        return self.endpoint or "the collector"
+
+
+def target_of(
+    url: str | None, signal: Signal = "metrics", environ: Mapping[str, str] = os.environ
+) -> Target | None:
+    """url: of the command line: `http://host:4318`, or `grpc://host:4317`; it goes before the variables. None: nothing is to
+    be pushed. Raises ValueError for a URL of another kind."""
+    upper = signal.upper()
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" and url is None:
+        return None
+    if environ.get(f"OTEL_{upper}_EXPORTER", "otlp") != "otlp":
+        return None
+    every_s = float(environ.get("OTEL_METRIC_EXPORT_INTERVAL") or EVERY_S * 1000) / 1000
+    if url is not None:
+        return Target(*_of_url(url, signal), every_s)
+    own = environ.get(f"OTEL_EXPORTER_OTLP_{upper}_ENDPOINT")
+    endpoint = own or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not endpoint:
+        return None
+    told = environ.get(f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL")
+    protocol = told or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+    return Target(None, protocol, every_s)
+
+
+def _of_url(url: str, signal: Signal) -> tuple[str, str]:
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    if not parts.hostname:
+        raise ValueError(url)
+    if parts.scheme in ("grpc", "grpcs"):
+        secure = "https" if parts.scheme == "grpcs" else "http"
+        return f"{secure}://{parts.hostname}:{parts.port or _PORT_GRPC}", "grpc"
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(url)
+    path = parts.path.rstrip("/")
+    whole = path if path.endswith(f"/v1/{signal}") else f"{path}/v1/{signal}"
+    return parts._replace(path=whole).geturl(), "http/protobuf"
+
+
+@contextlib.contextmanager
+def pushing(
+    target: Target,
+    ask: Callable[[], Sequence[RunView]],
+    now: Callable[[], Sequence[RunView]],
+    said: Callable[[str], None],
+) -> Iterator[None]:
+    """Push until the end of the `with`. ask: as the endpoint's; now: the same, called at the end by the caller. said: told on
+    another thread what the library complains of, each kind once, and at the end whether the last push failed. Raises
+    ConfigError (E0402) where the library is not installed."""
+    try:
+        exporter = _metric_exporter(target)
+        resource = resource_of()
+    except ModuleNotFoundError as error:
+        raise missing_library("--otlp", error) from error
+    with told_library_errors(said):
+        pusher = _Pusher(exporter, resource, ask, target.every_s)
+        thread = threading.Thread(target=pusher.work, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            pusher.last = now()
+            pusher.ends.set()
+            thread.join(_LAST_S)
+            exporter.shutdown(timeout_millis=0)
+            thread.join(_LAST_S)
+            if pusher.failed:
+                said(f"metrics were not sent to {target.shown} at the end of the run")
+
+
+class _Pusher:
+    def __init__(
+        self,
+        exporter: Any,
+        resource: Resource,
+        ask: Callable[[], Sequence[RunView]],
+        every_s: float,
+    ) -> None:
+        self._exporter, self._resource, self._ask, self._every_s = exporter, resource, ask, every_s
+        self.ends = threading.Event()
+        self.last: Sequence[RunView] = ()
+        self.failed = True
+
+    def work(self) -> None:
+        from opentelemetry.sdk.metrics.export import MetricExportResult
+
+        is_last = False
+        while not is_last:
+            is_last = self.ends.wait(self._every_s)
+            self.failed = True
+            with contextlib.suppress(TimeoutError):  # the run does not answer now
+                runs = self.last if is_last else self._ask()
+                sent = self._exporter.export(metrics_data(runs, self._resource))
+                self.failed = sent is not MetricExportResult.SUCCESS
+
+
+def _metric_exporter(target: Target) -> Any:
+    if target.protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+
+        return OTLPMetricExporter(endpoint=target.endpoint)
+    from opentelemetry.exporter.otlp.proto.http import metric_exporter
+
+    return metric_exporter.OTLPMetricExporter(endpoint=target.endpoint)
+
+
+def resource_of() -> Resource:
+    """Who sends: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` go before what is said here."""
+    from importlib.metadata import version
+
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
+    own = {"service.name": "dataflare", "service.version": version("dataflare")}
+    own |= {"process.pid": str(os.getpid())}
+    told = OTELResourceDetector().detect()
+    return Resource.create({**own, **told.attributes})
+
+
+def metrics_data(runs: Sequence[RunView], resource: Resource) -> MetricsData:
+    """All metrics of these runs, by their names in OpenTelemetry. Counts and histograms are since the run began."""
+    from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    metrics = [made for metric in METRICS if (made := _metric(metric, runs)) is not None]
+    scope = ScopeMetrics(InstrumentationScope(_SCOPE), metrics, "")
+    return MetricsData([ResourceMetrics(resource, [scope], "")])
+
+
+def _metric(metric: Metric, runs: Sequence[RunView]) -> Any:
+    from opentelemetry.sdk.metrics import export
+
+    points: list[Any] = []
+    for run in runs:
+        start, now = round(run.started * 1e9), round(run.at * 1e9)
+        for values, value in metric.read(run):
+            labels = {"workflow": run.workflow, **dict(zip(metric.labels, values, strict=True))}
+            if isinstance(value, Histogram):
+                unknown: Any = None  # the least and the greatest of them
+                points.append(
+                    export.HistogramDataPoint(
+                        labels,
+                        start,
+                        now,
+                        value.count,
+                        value.sum,
+                        list(value.counts),
+                        LATENCY_BOUNDS_S,
+                        unknown,
+                        unknown,
+                    )
+                )
+            else:
+                points.append(export.NumberDataPoint(labels, start, now, value))
+    if not points:
+        return None
+    cumulative = export.AggregationTemporality.CUMULATIVE
+    data: Any
+    if metric.kind == "histogram":
+        data = export.Histogram(points, cumulative)
+    elif metric.kind == "counter":
+        data = export.Sum(points, cumulative, is_monotonic=True)
+    else:
+        data = export.Gauge(points)
+    return export.Metric(metric.otel, metric.help, metric.unit, data)
+
+
+@contextlib.contextmanager
+def told_library_errors(said: Callable[[str], None]) -> Iterator[None]:
+    """What the library has to say goes there, and not to standard error."""
+    logger = logging.getLogger("opentelemetry")
+    handler = _Handler(said)
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+
+
+class _Handler(logging.Handler):
+    """Says each text once."""
+
+    def __init__(self, said: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._said, self._seen = said, set[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())[:300]
+        if record.msg not in self._seen:
+            self._seen.add(record.msg)
+            self._said(f"OpenTelemetry: {text}")

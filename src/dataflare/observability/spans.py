@@ -1,0 +1,133 @@
+"""Spans by the library of OpenTelemetry, exported over OTLP. A few batches a second are traced, and each checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from dataflare.observability.otlp import Target, resource_of, told_library_errors
+from dataflare.sdk.registry import missing_library
+from dataflare.sdk.tracing import NONE, Attributes, Tracer
+
+PER_S = 5.0
+_LAST_S = 3.0
+
+
+class _Span:
+    def __init__(self, span: Any) -> None:
+        self._span = span
+
+    @property
+    def context(self) -> Any:
+        return self._span.get_span_context()
+
+    @property
+    def traceparent(self) -> str:
+        context = self.context
+        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+    def end(self, error: BaseException | None = None) -> None:
+        from opentelemetry.trace import Status, StatusCode
+
+        if error is not None:
+            # Messages of systems may quote data: what kind of error it is must do.
+            code = getattr(error, "code", None) or type(error).__name__
+            self._span.set_status(Status(StatusCode.ERROR, str(code)))
+            self._span.set_attribute("error.type", str(code))
+        self._span.end()
+
+
+class OtelTracer:
+    """tracer: of the library. workflow: on each span."""
+
+    def __init__(
+        self, tracer: Any, workflow: str, run_id: str, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._tracer, self._now = tracer, now
+        self._always = {"dataflare.workflow": workflow, "dataflare.run": run_id}
+        self._next_s = 0.0
+
+    def is_due(self) -> bool:
+        now = self._now()
+        if now < self._next_s:
+            return False
+        self._next_s = now + 1 / PER_S
+        return True
+
+    def begin(
+        self,
+        name: str,
+        *,
+        parent: Any = None,
+        links: Iterable[Any] = (),
+        lasted_s: float = 0.0,
+        attributes: Attributes = NONE,
+    ) -> _Span:
+        from opentelemetry import trace
+        from opentelemetry.context import Context
+
+        above = None
+        if parent is not None:
+            above = trace.set_span_in_context(trace.NonRecordingSpan(parent))
+        given = {f"dataflare.{key}": value for key, value in attributes.items()}
+        span = self._tracer.start_span(
+            name,
+            context=above or Context(),
+            links=[trace.Link(_context(link)) for link in links],
+            start_time=time.time_ns() - round(lasted_s * 1e9),
+            attributes={**self._always, **given},
+        )
+        return _Span(span)
+
+
+def _context(link: Any) -> Any:
+    from opentelemetry import trace
+
+    if not isinstance(link, str):
+        return link
+    _, trace_id, span_id, flags = link.split("-")
+    return trace.SpanContext(
+        int(trace_id, 16), int(span_id, 16), True, trace.TraceFlags(int(flags, 16))
+    )
+
+
+@contextlib.contextmanager
+def tracing(
+    target: Target, workflow: str, run_id: str, said: Callable[[str], None]
+) -> Iterator[Tracer]:
+    """A tracer until the end of the `with`. said: as that of `pushing`. Raises ConfigError (E0402) where the library is not
+    installed."""
+    try:
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        exporter = _exporter(target)
+    except ModuleNotFoundError as error:
+        raise missing_library("--otlp", error) from error
+    with told_library_errors(said):
+        provider = TracerProvider(resource=resource_of(), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
+        try:
+            yield OtelTracer(provider.get_tracer("dataflare"), workflow, run_id)
+        finally:
+            # A collector that is away must not hold the end of the run up for long.
+            ending = threading.Thread(target=provider.shutdown, daemon=True)
+            ending.start()
+            ending.join(_LAST_S)
+            if ending.is_alive():
+                said("spans were not sent at the end of the run")
+                exporter.shutdown()
+                ending.join(_LAST_S)
+
+
+def _exporter(target: Target) -> Any:
+    if target.protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+        return OTLPSpanExporter(endpoint=target.endpoint)
+    from opentelemetry.exporter.otlp.proto.http import trace_exporter
+
+    return trace_exporter.OTLPSpanExporter(endpoint=target.endpoint)

@@ -1,0 +1,139 @@
+"""A run at one moment, as plain data: what `status`, `top`, metrics, alerts and reports are made of.
+
+Always true: all counters of a view only grow while a run lives, also over attempts that fail; `RunResult` has the counts
+of what was committed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from dataflare.observability.times import Histogram, Spent
+
+
+class StepView(Struct):
+    """Of a step, or of one stream of a source ('shop.orders'). kind: source, transformation, destination. rows: None
+    where fusion or pushdown makes a count unknowable. retries: calls that were made again. held_back: how often its circuit
+    breaker opened; is_held_back: whether it is open. watermark_us: the least event time that is still expected. latency: of a destination, from the reading of
+    rows until its system has taken them. kept_bytes: how much of a log its server keeps for it. committed_us: rows of earlier
+    event times are committed."""
+
+    kind: str
+    rows_in: int | None = 0
+    rows_out: int | None = 0
+    bytes_out: int = 0
+    errors: int = 0
+    dead_letters: int = 0
+    late: int = 0
+    retries: int = 0
+    held_back: int = 0
+    is_held_back: bool = False
+    watermark_us: int | None = None
+    kept_bytes: int | None = None
+    latency: Histogram | None = None
+    is_done: bool = False
+    committed_us: int | None = None
+
+
+class StageView(Struct):
+    """Steps that run as one, named after the first. tasks: its parallel copies; alive: those that have not ended.
+    queued_rows: on their way to it."""
+
+    name: str
+    kind: str
+    steps: tuple[str, ...]
+    tasks: int = 0
+    alive: int = 0
+    spent: Spent = field(default_factory=Spent)
+    queued_rows: int = 0
+    state_bytes: int = 0
+
+
+class EdgeView(Struct):
+    """Rows from one stage to another. exchange: forward, hash or gather. rows: of this attempt."""
+
+    from_stage: str
+    to_stage: str
+    exchange: str
+    rows: int = 0
+
+
+class CheckpointView(Struct):
+    """seconds: how long those that were completed took, from the barrier until every destination has the rows."""
+
+    completed: int = 0
+    failed: int = 0
+    last_epoch: int | None = None
+    last_s: float | None = None
+    last_bytes: int = 0
+    ended_at: float | None = None
+    seconds: Histogram = field(default_factory=Histogram)
+
+    def add(self, epoch: int, seconds: float, num_bytes: int) -> None:
+        """A checkpoint is complete."""
+        self.completed += 1
+        self.last_epoch, self.last_s, self.last_bytes = epoch, seconds, num_bytes
+        self.ended_at = time.time()
+        self.seconds.record(seconds)
+
+
+class ProcessView(Struct):
+    """Of the process that the run lives in. rss_bytes: memory; None where the system does not say."""
+
+    pid: int
+    cpu_s: float
+    rss_bytes: int | None = None
+    threads: int = 0
+    open_files: int | None = None
+
+
+class AlertView(Struct):
+    """An alert that is pending or firing. since: when it began to fire."""
+
+    name: str
+    state: str
+    severity: str
+    message: str
+    since: float | None = None
+
+
+class RunView(Struct):
+    """status: starting, running, restarting, stopping, finished, failed, stopped. at and started: seconds since 1970. restarts:
+    attempts after the first one. bounded: whether its input has an end. message: the last notice."""
+
+    workflow: str
+    run_id: str
+    status: str
+    at: float
+    started: float
+    elapsed_s: float
+    process: ProcessView
+    restarts: int = 0
+    bounded: bool = True
+    steps: dict[str, StepView] = field(default_factory=dict)
+    stages: list[StageView] = field(default_factory=list)
+    edges: list[EdgeView] = field(default_factory=list)
+    checkpoints: CheckpointView = field(default_factory=CheckpointView)
+    alerts: list[AlertView] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    message: str | None = None
+    file: str | None = None
+
+    def lag_s(self, step: str) -> float | None:
+        """How far the event time of a step is behind the clock, seconds; None if it has none."""
+        watermark_us = self.steps[step].watermark_us
+        return None if watermark_us is None else max(0.0, self.at - watermark_us / 1e6)
+
+    def to_json(self) -> dict[str, Any]:
+        encoded = msgspec.to_builtins(self)
+        assert isinstance(encoded, dict)
+        return encoded
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunView:
+        return msgspec.convert(value, cls)

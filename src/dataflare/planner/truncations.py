@@ -1,0 +1,55 @@
+"""Which sources may give a TRUNCATE of their tables: those of which every step behind takes it. Pure.
+
+A TRUNCATE passes all steps that work row by row, and removes all rows of a destination. It would remove rows of other
+sources where these come together. A step that remembers rows takes it only where it can say which rows went.
+"""
+
+from __future__ import annotations
+
+from dataflare.planner.change_order import kept_in_front
+from dataflare.planner.graph import (
+    DestinationNode,
+    Graph,
+    Node,
+    SourceNode,
+    StatefulNode,
+    UnionNode,
+)
+from dataflare.planner.stream_views import StreamView
+
+
+def tell_sources_of_truncations(graph: Graph) -> None:
+    """Set `not_truncated` of each source of changes."""
+    readers: dict[str, list[Node]] = {}
+    for node in graph:
+        for port in node.inputs:
+            readers.setdefault(port.node, []).append(node)
+    waiting = kept_in_front(graph)
+
+    def refusing(node: Node) -> str | None:
+        """The first step behind a node that takes no TRUNCATE."""
+        for reader in readers.get(node.id, []):
+            match reader:
+                case UnionNode() | DestinationNode() if len(reader.inputs) > 1:
+                    return reader.step
+                case DestinationNode():
+                    capabilities = reader.connector.capabilities()
+                    is_keyed = capabilities.parallel and capabilities.key
+                    if not capabilities.truncates or is_keyed or reader.id in waiting:
+                        return reader.step
+                case StatefulNode():
+                    if not reader.operator.truncates or len(reader.inputs) > 1:
+                        return reader.step
+                    continue  # it gives deletes
+            found = refusing(reader)
+            if found is not None:
+                return found
+        return None
+
+    for node in graph:
+        if not isinstance(node, SourceNode):
+            continue
+        connector = node.connector
+        stream = connector.stream.name if isinstance(connector, StreamView) else None
+        step = refusing(node) if connector.capabilities().changelog else None
+        connector.not_truncated = {} if step is None else {stream: step}

@@ -1,0 +1,292 @@
+"""Many tables of MariaDB followed by one reader: a stream for each table."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+from mysql_kit import Database
+from streams_shop import WORKFLOW, Shop
+
+from dataflare.errors import DataFlareError
+from dataflare.jobs import RunOptions, run
+from dataflare.planner import plan
+from dataflare.sdk.crashpoints import observed
+from dataflare.workflow.load import load_text
+
+
+@pytest.fixture
+def shop(plain: Database, tmp_path: Path) -> Shop:
+    plain.execute(
+        "create table orders (id int primary key, name varchar(20)) character set utf8mb4",
+        "create table items (id int, line int, name varchar(20), primary key (id, line)) character set utf8mb4",
+        "create table audit_log (what text) engine = MyISAM",
+        "insert into orders select seq, concat('n', seq) from seq_1_to_50",
+        "insert into items select n.seq, l.seq, 'i' from seq_1_to_30 n, seq_1_to_2 l",
+    )  # fmt: skip
+    return Shop(plain, tmp_path, "mysql")
+
+
+def test_each_table_is_mirrored_by_one_reader(shop: Shop) -> None:
+    nodes = {node["id"]: node for node in plan(shop.workflow()).view()["nodes"]}
+    assert {"shop.items", "shop.orders", "copy.items", "copy.orders"} <= nodes.keys()
+    assert nodes["shop.items"]["stage"] == nodes["shop.orders"]["stage"]
+    result = shop.catch_up()
+    assert result.steps["shop.orders"]["rows_out"] == 50
+    assert result.steps["shop.items"]["rows_out"] == 60
+    shop.check("orders", "items")
+    with shop.database.client() as db, db.cursor() as cursor:
+        db.begin()
+        cursor.execute("update orders set name = 'new' where id < 5")
+        cursor.execute("delete from items where line = 2 and id > 20")
+        cursor.execute("insert into orders values (100, 'both')")
+        cursor.execute("insert into items values (100, 1, 'both')")
+        db.commit()
+    shop.database.execute(
+        "update items set id = id + 1000 where id < 3",
+        "insert into audit_log values ('not followed')",
+    )
+    shop.catch_up()
+    shop.check("orders", "items")
+
+
+def test_a_copy_never_shows_half_of_a_transaction_over_two_tables(shop: Shop) -> None:
+    shop.catch_up()
+    with shop.database.client() as db, db.cursor() as cursor:
+        for n in range(200, 600):
+            db.begin()
+            cursor.execute(f"insert into orders values ({n}, 'o')")
+            cursor.execute(f"insert into items values ({n}, 1, 'i')")
+            cursor.execute(f"delete from orders where id = {n - 7}")
+            cursor.execute(f"delete from items where id = {n - 7}")
+            db.commit()
+    seen = []
+
+    def look(point: str) -> None:
+        if point.startswith("sqlite.commit"):
+            with sqlite3.connect(shop.folder / "copy.db") as db:
+                pairs = [
+                    db.execute(
+                        f"select distinct id from {table} where id >= 200 order by id"
+                    ).fetchall()
+                    for table in ("orders", "items")
+                ]
+            assert pairs[0] == pairs[1]
+            seen.append(len(pairs[0]))
+
+    with observed(look):
+        shop.catch_up()
+    shop.check("orders", "items")
+    assert seen[0] == 0
+    assert seen[-1] > 0
+
+
+def test_a_table_comes_and_another_goes(shop: Shop) -> None:
+    shop.catch_up()
+    shop.database.execute(
+        "create table people (id int primary key, name varchar(20))",
+        "insert into people select seq, 'p' from seq_1_to_40",
+        "update orders set name = 'x' where id < 9", "alter table people add city varchar(9)", "drop table items",
+        "update people set city = 'here' where id = 7", "truncate table audit_log",
+    )  # fmt: skip
+    result = shop.catch_up()
+    shop.check("orders", "people")
+    name = shop.database.name
+    assert any(f"'{name}.items' is not followed any more" in each for each in result.warnings)
+    shop.database.execute("delete from people where id < 10", "update orders set name = 'y'")
+    shop.catch_up()
+    shop.check("orders", "people")
+
+
+def test_an_unfinished_run_goes_on_with_a_new_table(shop: Shop) -> None:
+    """A run that follows changes never finishes, so the next one must take new tables in."""
+    shop.mode = "auto"
+    shop.run(for_s=2.0)
+    shop.check("orders", "items")
+    shop.database.execute(
+        "create table people (id int primary key, name varchar(20))",
+        "insert into people select seq, 'p' from seq_1_to_40",
+        "insert into orders values (99, 'new')", "drop table items",
+    )  # fmt: skip
+    shop.mode = "batch"
+    shop.catch_up()
+    shop.check("orders", "people")
+
+
+def test_without_a_first_read_a_new_table_begins_with_what_comes_later(shop: Shop) -> None:
+    shop.cdc = "{snapshot: never}"
+    shop.catch_up()
+    shop.database.execute(
+        "create table people (id int primary key, name varchar(20))",
+        "insert into people values (1, 'before')",
+        "insert into orders values (99, 'new')",
+    )
+    shop.catch_up()
+    shop.database.execute("insert into people values (2, 'later')")
+    shop.catch_up()
+    with sqlite3.connect(shop.folder / "copy.db") as db:
+        assert db.execute("select * from people").fetchall() == [(2, "later")]
+        assert db.execute("select * from orders").fetchall() == [(99, "new")]
+
+
+def test_all_tables_that_cannot_be_followed_are_named_together(shop: Shop) -> None:
+    shop.patterns = ["*"]
+    shop.database.execute("create table audit_more (id int primary key) engine = MyISAM")
+    with pytest.raises(DataFlareError) as refused:
+        plan(shop.workflow())
+    assert [each.step for each in refused.value.each] == ["shop.audit_log", "shop.audit_more"]
+    assert {each.code for each in refused.value.each} == {"E0605"}
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [("truncate orders", "E0605"), ("alter table orders add column w int default 5", "E0545")],
+)
+def test_what_stands_before_a_change_that_cannot_be_followed_is_written(
+    shop: Shop, change: str, code: str
+) -> None:
+    """It comes once, and the run ends at the change, and so does the next one."""
+    options = RunOptions(shop.folder / "home")
+    text = f"""\
+name: changes
+settings: {{mode: batch, checkpoint: {{interval: 1h}}}}
+sources:
+  orders: {{type: mysql, config: {{connection_string: "{shop.database.dsn}", table: orders, cdc: true}}}}
+transformations:
+  counted: {{type: aggregate, inputs: [orders], config: {{group_by: [name], measures: {{n: "count(*)"}}, emit: updates}}}}
+destinations:
+  all: {{type: sqlite, inputs: [orders], config: {{path: copy.db, table: changes, changelog: columns}}}}
+  counts: {{type: sqlite, inputs: [counted], config: {{path: copy.db, table: counts, mode: mirror, key: [name]}}}}
+"""
+    assert run(load_text(text, base=shop.folder), options).error is None
+    shop.database.execute("insert into orders (id, name) values (77, 'before')", change)
+    for _ in range(2):
+        error = run(load_text(text, base=shop.folder), options).error
+        assert error is not None
+        assert (error.code, error.step) == (code, "orders")
+        with sqlite3.connect(shop.folder / "copy.db") as db:
+            assert db.execute("select count(*) from changes where id = 77").fetchone() == (1,)
+            assert db.execute("select n from counts where name = 'before'").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    ("statements", "told"),
+    [
+        (["drop table items", "create table items (id int primary key)"], "create table items"),
+        (["rename table items to old, orders to items, old to orders"], "rename table items"),
+    ],
+)
+def test_a_table_that_is_another_one_now_ends_the_run(
+    shop: Shop, statements: list[str], told: str
+) -> None:
+    shop.catch_up()
+    shop.database.execute("insert into orders values (99, 'new')", *statements)
+    result = shop.run(accept_changes=True)
+    assert result.error is not None
+    assert (result.error.code, told in result.error.message) == ("E0545", True), result.error
+    assert "--fresh" in (result.error.help or "")
+
+
+def test_rows_of_a_table_that_only_seemed_to_go_end_the_run(shop: Shop) -> None:
+    """The log does not say that a RENAME is of a temporary table."""
+    shop.catch_up()
+    shop.database.execute(
+        "set binlog_format = 'STATEMENT'", "create temporary table items (id int)", "rename table items to old"
+    )  # fmt: skip
+    shop.database.execute("insert into items values (500, 1, 'new')")
+    result = shop.run(accept_changes=True)
+    assert result.error is not None
+    assert (result.error.code, "with which it went" in result.error.message) == ("E0605", True)
+
+
+def test_a_table_is_emptied_between_changes_of_others(shop: Shop) -> None:
+    shop.catch_up()
+    shop.database.execute(
+        "insert into items values (500, 1, 'gone')", "update orders set name = 'a'", "truncate table items",
+        "update orders set name = 'b' where id < 9", "insert into items values (1, 1, 'new')",
+    )  # fmt: skip
+    shop.catch_up()
+    shop.check("orders", "items")
+    assert shop.database.rows("select count(*) from items") == [(1,)]
+
+
+def test_a_table_gets_another_name(shop: Shop) -> None:
+    shop.catch_up()
+    shop.database.execute(
+        "update items set name = 'a'", "rename table items to things", "update things set name = 'b'"
+    )  # fmt: skip
+    shop.catch_up()
+    shop.check("orders", "things")
+    with sqlite3.connect(shop.folder / "copy.db") as db:
+        assert len(db.execute("select * from items").fetchall()) == 60
+
+
+def test_a_table_is_dropped_while_it_is_followed(shop: Shop) -> None:
+    """The others go on. The position says that it is gone."""
+    name = shop.database.name
+
+    async def check() -> None:
+        made = shop.database.source(tables=["orders", "items"], cdc={"snapshot": "never"})
+        streams = await made.streams()
+        made.streams_known = made.streams_read = frozenset(each.name for each in streams)
+        [split] = await made.splits()
+        reader = await made.open(split, None)
+        shop.database.execute(
+            "insert into items values (91, 1, 'z')", "drop table items", "insert into orders values (91, 'z')"
+        )  # fmt: skip
+        found = {}
+        while len(found) < 2:
+            batch = await reader.read_batch(10)
+            found[batch.stream] = batch.num_rows
+        assert found == {"items": 1, "orders": 1}
+        assert reader.warnings == {
+            f"table '{name}.items' was dropped: its rows stay where they are": 0
+        }
+        position = reader.position()
+        assert position.value["tables"][f"{name}.items"]["gone"] is True
+        shop.database.execute("create table items (id int primary key)")
+        with pytest.raises(DataFlareError, match="changed by the statement: create table items"):
+            await reader.read_batch(10)
+        await reader.aclose()
+        with pytest.raises(DataFlareError, match="was dropped and made again") as caught:
+            await made.open(split, position)
+        assert (caught.value.code, caught.value.step) == ("E0605", "in.items")
+
+    asyncio.run(check())
+
+
+def test_columns_of_one_of_many_tables_come(shop: Shop) -> None:
+    shop.catch_up()
+    shop.database.execute(
+        "insert into orders values (99, 'before')", "alter table items add amount int",
+        "update items set amount = id where id < 4", "insert into items values (200, 1, 'i', 7)",
+        "alter table orders add city varchar(9) after id", "update orders set city = 'here' where id = 99",
+    )  # fmt: skip
+    result = shop.run(accept_changes=True)
+    assert result.status == "finished", result.error
+    with sqlite3.connect(shop.folder / "copy.db") as db:
+        for table, columns in {
+            "orders": "id, name, city",
+            "items": "id, line, name, amount",
+        }.items():
+            sql = f"select {columns} from {table} order by 1, 2"
+            assert db.execute(sql).fetchall() == shop.database.rows(sql)
+
+
+def test_options_of_one_table(shop: Shop) -> None:
+    text = WORKFLOW.replace("TYPE", "mysql").replace(
+        "cdc: CDC", "cdc: true, per_table: {items: OPTIONS}"
+    )
+    text = text.replace("DSN", shop.database.dsn).replace("MODE", "batch")
+    text = text.replace("PATTERNS", "[orders, items]")
+    options = RunOptions(shop.folder / "home")
+    result = run(
+        load_text(text.replace("OPTIONS", "{columns: [id, line]}"), base=shop.folder), options
+    )
+    assert result.status == "finished", result.error
+    with sqlite3.connect(shop.folder / "copy.db") as db:
+        assert [row[1] for row in db.execute("pragma table_info(items)")] == ["id", "line"]
+    with pytest.raises(DataFlareError, match="'cdc' is the same for all"):
+        plan(load_text(text.replace("OPTIONS", "{cdc: false}"), base=shop.folder))

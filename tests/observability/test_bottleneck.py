@@ -1,0 +1,57 @@
+"""Which stage sets the pace."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from dataflare.observability.bottleneck import bottleneck
+from dataflare.observability.times import Spent
+from dataflare.observability.view import EdgeView, ProcessView, RunView, StageView
+
+
+def view(*stages: tuple[str, float, float, float], bounded: bool = True) -> RunView:
+    kinds = ["source", *["operator"] * (len(stages) - 2), "destination"]
+    made = [
+        StageView(name, kind, (name,), 1, 1, Spent(*times))
+        for (name, *times), kind in zip(stages, kinds, strict=True)
+    ]
+    edges = [EdgeView(a[0], b[0], "forward") for a, b in pairwise(stages)]
+    process = ProcessView(1, 0.0)
+    return RunView(
+        "w", "r", "running", 0, 0, 10, process, bounded=bounded, stages=made, edges=edges
+    )
+
+
+def test_a_slow_destination_is_named_with_those_that_wait_for_it() -> None:
+    found = bottleneck(view(("read", 2, 0, 8), ("sum", 1, 0, 9), ("write", 9.5, 0.5, 0)))
+    assert found is not None
+    assert found.stage == "write"
+    assert found.reason == "busy 95% of its time, and sum must wait for it"
+
+
+def test_a_slow_source_is_named() -> None:
+    found = bottleneck(view(("read", 9.9, 0.1, 0), ("write", 1, 9, 0)))
+    assert found is not None
+    assert (found.stage, found.reason) == (
+        "read",
+        "busy 99% of its time: reading sets the pace",
+    )
+
+
+def test_a_stream_with_few_rows_has_none() -> None:
+    found = bottleneck(view(("read", 0.1, 9.9, 0), ("write", 0.2, 9.8, 0), bounded=False))
+    assert found is not None
+    assert (found.stage, found.reason) == (None, "its sources have few new rows")
+
+
+def test_only_the_time_since_an_earlier_view_is_looked_at() -> None:
+    before = view(("read", 90, 0, 0), ("write", 1, 89, 0))
+    now = view(("read", 91, 0, 9), ("write", 11, 89, 0))
+    found = bottleneck(now, before)
+    assert found is not None
+    assert found.stage == "write"
+    assert bottleneck(before, before) is None
+
+
+def test_a_run_that_has_not_begun_has_none() -> None:
+    assert bottleneck(view(("read", 0, 0, 0), ("write", 0, 0, 0))) is None

@@ -1,0 +1,206 @@
+"""Metrics pushed by OTLP, over HTTP and gRPC, to receivers that read them by the official protocol."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as service
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from servers.process import free_port
+from servers.web import Answer, Asked, http_server
+
+from dataflare.observability import logs
+from dataflare.observability.otlp import Target, target_of
+from dataflare.observability.table import METRICS
+
+WORKFLOW = """\
+name: pushed
+settings: {checkpoint: {interval: 50ms}}
+sources:
+  numbers: {type: generate, config: {rate: 2000/s, rows: 1000, columns: {n: {sequence: 0}}}}
+destinations:
+  out: {type: sqlite, inputs: [numbers], config: {path: out.db, table: t}}
+"""
+
+
+def run(folder: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    (folder / "w.yaml").write_text(WORKFLOW)
+    command = [sys.executable, "-m", "dataflare", "run", "w.yaml", *args]
+    import os
+
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("OTEL_")}
+    environ |= {"OTEL_TRACES_EXPORTER": "none", **environment}
+    return subprocess.run(
+        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def said(folder: Path) -> list[str]:
+    home = folder / ".dataflare" / "pushed"
+    run_id = logs.newest(home)
+    assert run_id is not None
+    return [line["message"] for line in logs.lines(home, run_id) if line["component"] == "otlp"]
+
+
+@contextmanager
+def http_receiver(status: int = 200) -> Iterator[tuple[str, list[ExportMetricsServiceRequest], list[Asked]]]:  # fmt: skip
+    got: list[ExportMetricsServiceRequest] = []
+
+    def answer(asked: Asked) -> Answer:
+        headers = {name.lower(): value for name, value in asked.headers.items()}
+        if asked.method != "POST" or asked.path != "/v1/metrics":
+            return Answer(status=404)
+        if headers.get("content-type") != "application/x-protobuf":
+            return Answer(status=415)
+        body = (
+            gzip.decompress(asked.body) if headers.get("content-encoding") == "gzip" else asked.body
+        )
+        if status == 200:
+            got.append(ExportMetricsServiceRequest.FromString(body))
+        content = ExportMetricsServiceResponse().SerializeToString()
+        return Answer(content, status, {"Content-Type": "application/x-protobuf"})
+
+    with http_server(answer) as server:
+        yield server.url, got, server.asked
+
+
+@contextmanager
+def grpc_receiver() -> Iterator[tuple[int, list[ExportMetricsServiceRequest]]]:
+    got: list[ExportMetricsServiceRequest] = []
+
+    class Receiver(service.MetricsServiceServicer):
+        def Export(self, request, context):  # noqa: N802
+            got.append(request)
+            return ExportMetricsServiceResponse()
+
+    with ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool)
+        service.add_MetricsServiceServicer_to_server(Receiver(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield port, got
+        finally:
+            server.stop(None).wait()
+
+
+def points(
+    request: ExportMetricsServiceRequest,
+) -> dict[str, dict[tuple[tuple[str, str], ...], Any]]:
+    """By metric, by labels."""
+    found: dict[str, dict[tuple[tuple[str, str], ...], Any]] = {}
+    for resource in request.resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                data = getattr(metric, metric.WhichOneof("data"))
+                for point in data.data_points:
+                    labels = tuple(sorted((a.key, a.value.string_value) for a in point.attributes))
+                    assert labels not in found.setdefault(metric.name, {}), "a point twice"
+                    found[metric.name][labels] = point
+    return found
+
+
+def attributes(request: ExportMetricsServiceRequest) -> dict[str, str]:
+    resource = request.resource_metrics[0].resource
+    return {each.key: each.value.string_value for each in resource.attributes}
+
+
+def check(request: ExportMetricsServiceRequest) -> None:
+    """What the last push of the run says."""
+    found = points(request)
+    assert found.keys() <= {metric.otel for metric in METRICS}
+    out = (("direction", "out"), ("step", "out"), ("workflow", "pushed"))
+    assert found["dataflare.rows"][out].as_int == 1000
+    latency = found["dataflare.latency"][("step", "out"), ("workflow", "pushed")]
+    assert latency.count == 1000 == sum(latency.bucket_counts)
+    assert len(latency.bucket_counts) == len(latency.explicit_bounds) + 1
+    assert 0 < latency.start_time_unix_nano < latency.time_unix_nano
+    assert not latency.HasField("min"), "it is not known"
+    kinds = {metric.name: metric for metric in request.resource_metrics[0].scope_metrics[0].metrics}
+    assert kinds["dataflare.rows"].sum.is_monotonic
+    assert kinds["dataflare.rows"].sum.aggregation_temporality == 2, "cumulative"
+    assert kinds["dataflare.rows"].unit == "{row}"
+    assert kinds["process.memory.usage"].gauge.data_points
+
+
+def test_metrics_are_pushed_over_http(tmp_path: Path) -> None:
+    with http_receiver() as (url, got, _):
+        done = run(
+            tmp_path, "--otlp", url, OTEL_METRIC_EXPORT_INTERVAL="100", OTEL_SERVICE_NAME="mine"
+        )
+    assert done.returncode == 0, done.stderr
+    assert len(got) > 2
+    check(got[-1])
+    assert attributes(got[-1])["service.name"] == "mine"
+    assert said(tmp_path) == [f"metrics are pushed to {url}/v1/metrics"]
+
+
+def test_metrics_are_pushed_over_grpc(tmp_path: Path) -> None:
+    with grpc_receiver() as (port, got):
+        done = run(tmp_path, "--otlp", f"grpc://127.0.0.1:{port}")
+    assert done.returncode == 0, done.stderr
+    check(got[-1])
+    assert attributes(got[-1])["service.name"] == "dataflare"
+
+
+def test_the_standard_variables_hold(tmp_path: Path) -> None:
+    with http_receiver() as (url, got, asked):
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+            "OTEL_EXPORTER_OTLP_HEADERS": "x-token=abc",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+            "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=test",
+        }
+        assert run(tmp_path, **variables).returncode == 0
+        headers = {name.lower(): value for name, value in asked[-1].headers.items()}
+        assert (headers["x-token"], headers["content-encoding"]) == ("abc", "gzip")
+        check(got[-1])
+        assert attributes(got[-1])["deployment.environment"] == "test"
+        number = len(asked)
+        assert run(tmp_path, **variables, OTEL_METRICS_EXPORTER="none").returncode == 0
+        assert len(asked) == number
+
+
+def test_a_collector_that_is_away_costs_a_run_seconds_at_most_and_is_in_its_log(
+    tmp_path: Path,
+) -> None:
+    done = run(tmp_path, "--otlp", f"http://127.0.0.1:{free_port()}", "--json")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert "OpenTelemetry" not in done.stderr
+    assert any("metrics were not sent" in line for line in said(tmp_path))
+
+
+def test_where_it_goes() -> None:
+    def target(url: str | None, **environ: str) -> Target | None:
+        return target_of(url, "metrics", environ)
+
+    assert target(None) is None
+    assert target("http://h:4318") == Target("http://h:4318/v1/metrics", "http/protobuf")
+    assert target("https://h/otlp/") == Target("https://h/otlp/v1/metrics", "http/protobuf")
+    assert target("https://h/v1/metrics") == Target("https://h/v1/metrics", "http/protobuf")
+    assert target("grpcs://h") == Target("https://h:4317", "grpc")
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    assert target(None, **variables) == Target(None, "grpc")
+    assert target(None, **variables, OTEL_SDK_DISABLED="true") is None
+    for wrong in ("h:4318", "ftp://h", "http://"):
+        with pytest.raises(ValueError, match=wrong):
+            target(wrong)
+
+
+def test_a_wrong_address_is_wrong_usage(tmp_path: Path) -> None:
+    done = run(tmp_path, "--otlp", "localhost:4318")
+    assert done.returncode == 2
+    assert "--otlp needs an address" in done.stderr
