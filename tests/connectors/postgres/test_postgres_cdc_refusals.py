@@ -158,9 +158,65 @@ def test_a_table_that_was_made_again(orders: Database, tmp_path: Path) -> None:
     copy = Copy(orders, tmp_path)
     copy.catch_up()
     orders.execute("drop table orders", "create table orders (id int primary key, name text)")
+    orders.execute("insert into orders values (9, 'new')")
+    result = copy.catch_up()
+    assert copy.rows() == [(9, "new")]
+    assert [w for w in result.warnings if "is read again: it is another table" in w]
+    orders.execute("update orders set name = 'newer'")
+    assert not copy.catch_up().warnings
+    assert copy.rows() == [(9, "newer")]
+
+
+def test_a_table_that_was_made_again_behind_a_step_that_cannot_take_back_rows(
+    orders: Database, tmp_path: Path
+) -> None:
+    orders.execute("alter table orders replica identity full")
+    copy = Copy(orders, tmp_path, into="path: copy.db, table: orders, mode: mirror, key: [name]")
+    sums = "{type: aggregate, inputs: [orders], config: {group_by: [name], measures: {n: count(*)}, emit: updates}}"
+    copy.text = copy.text.replace("inputs: [orders]", "inputs: [sums]").replace(
+        "destinations:", f"transformations:\n  sums: {sums}\ndestinations:"
+    )
+    copy.catch_up()
+    orders.execute(
+        "drop table orders",
+        "create table orders (id int primary key, name text)",
+        "alter table orders replica identity full",
+    )
     error = refused(copy)
+    assert (error.code, error.step) == ("E0545", "orders")
+    assert "another table" in error.message
+    assert "step 'sums' cannot take back" in error.message
+
+
+def test_a_single_table_that_was_renamed_goes_on_under_its_new_name(
+    orders: Database, tmp_path: Path
+) -> None:
+    copy = Copy(orders, tmp_path)
+    copy.catch_up()
+    orders.execute(
+        "update orders set name = 'before'", "alter table orders rename to purchases",
+        "delete from purchases where id = 1",
+    )  # fmt: skip
+    copy.text = copy.text.replace("table: orders, cdc", "table: purchases, cdc")
+    result = copy.catch_up()
+    assert not [w for w in result.warnings if "read again" in w]
+    assert copy.rows() == orders.rows("select * from purchases order by id")
+
+
+def test_a_table_that_is_renamed_while_it_is_followed(
+    orders: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_TELL_S", "_CHECK_S"):
+        monkeypatch.setattr(f"dataflare.connectors.postgres.cdc.reader.{name}", 0.05)
+    copy = Copy(orders, tmp_path, mode="auto")
+
+    def rename(progress: Progress) -> None:
+        if is_following(orders) and orders.rows("select from pg_class where relname = 'orders'"):
+            orders.execute("alter table orders rename to purchases")
+
+    error = refused(copy, listener=rename)
     assert error.code == "E0605"
-    assert "dropped and made again" in error.message
+    assert "it is called 'public.purchases' now" in error.message
 
 
 def test_a_table_that_goes_while_it_is_followed(

@@ -98,6 +98,65 @@ def test_a_table_comes_and_another_goes(shop: Shop) -> None:
     shop.check("orders", "people")
 
 
+@pytest.mark.parametrize("between", [True, False])
+def test_a_table_that_is_dropped_and_made_again_leaves_none_of_its_old_rows(
+    shop: Shop, between: bool
+) -> None:
+    """Also where a run has seen that it was gone, and its step was taken out."""
+    shop.catch_up()
+    shop.database.execute("drop table items", "update orders set name = 'x' where id = 1")
+    if between:
+        shop.catch_up()
+        shop.catch_up()
+    shop.database.execute(
+        "create table items (id int, line int, name text, primary key (id, line))",
+        "insert into items values (3, 1, 'new'), (900, 1, 'newer')",
+    )
+    result = shop.catch_up()
+    shop.check("orders", "items")
+    assert [w for w in result.warnings if "'public.items' is read again" in w], result.warnings
+    shop.database.execute("delete from items where id = 3")
+    assert not shop.catch_up().warnings
+    shop.check("orders", "items")
+
+
+def test_a_table_that_comes_back_into_the_pattern_is_read_again(shop: Shop) -> None:
+    shop.catch_up()
+    shop.patterns = ["orders"]
+    assert any("'public.items' is not followed" in w for w in shop.catch_up().warnings)
+    shop.database.execute("delete from items where id < 10")
+    shop.patterns = ["orders", "items"]
+    assert any("'public.items' is read again" in w for w in shop.catch_up().warnings)
+    shop.check("orders", "items")
+
+
+def test_tables_that_are_renamed_are_told(shop: Shop) -> None:
+    shop.catch_up()
+    shop.database.execute(
+        "alter table items rename to lines", "update lines set name = 'y' where id = 1",
+        "alter table orders rename to orders_old",
+        "create table orders (like orders_old including all)", "insert into orders values (7, 'seven')",
+    )  # fmt: skip
+    result = shop.catch_up()
+    shop.check("lines", "orders", "orders_old")
+    assert [w for w in result.warnings if "'public.items' is called 'public.lines' now" in w]
+    assert [w for w in result.warnings if "'public.orders' is read again" in w]
+    shop.database.execute("delete from orders_old where id = 1", "delete from lines where id = 2")
+    assert not shop.catch_up().warnings
+    shop.check("lines", "orders", "orders_old")
+
+
+def test_two_tables_that_change_their_names(shop: Shop) -> None:
+    shop.database.execute("create table twin (like orders including all)")
+    shop.catch_up()
+    shop.database.execute(
+        "insert into twin values (1, 'one')", "begin; alter table orders rename to x; alter table twin rename to orders; "
+        "alter table x rename to twin; commit", "insert into orders values (2, 'two')", "delete from twin where id = 2",
+    )  # fmt: skip
+    shop.catch_up()
+    shop.check("orders", "twin", "items")
+
+
 def test_an_unfinished_run_goes_on_with_a_new_table(shop: Shop) -> None:
     """A run that follows changes never finishes, so the next one must take new tables in."""
     shop.mode = "auto"

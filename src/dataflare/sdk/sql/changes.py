@@ -125,6 +125,11 @@ def not_followed(table: str) -> str:
     return f"table '{table}' is not followed any more, because it is gone or no step reads it: its rows stay where they are"
 
 
+def was_renamed(table: str, now: str) -> str:
+    """What is told of one of many tables."""
+    return f"table '{table}' is called '{now}' now: it is read as a new table, and what was given as '{table}' stays where it is"
+
+
 def was_dropped(table: str) -> str:
     """What is told of one of many tables."""
     return f"table '{table}' was dropped: its rows stay where they are"

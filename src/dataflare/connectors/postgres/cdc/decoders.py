@@ -28,7 +28,6 @@ from dataflare.connectors.postgres.connection import ArrowConnection
 from dataflare.connectors.postgres.relation import Column, column_of
 from dataflare.errors import DataError, SystemError_
 from dataflare.sdk.sql.change_facts import refuse_taken
-from dataflare.sdk.sql.changes import made_again
 from dataflare.sdk.sql.names import at_step
 
 _NUMBERS = "select attname::text, attnum from pg_attribute where attrelid = %s and attnum > 0 and not attisdropped"
@@ -58,14 +57,13 @@ class Decoders:
     ) -> tuple[str, ...] | None:
         """Take what the log says of a table, and return the columns that it has from here on. None: it is not read. Raises an
         error for a change that cannot be followed, where the rows behind it may be needed."""
-        number = self._numbers.get(f"{logged.folder}.{logged.name}")
-        followed = self._following.tables.get(logged.id if number is None else number)
+        followed = self._following.tables.get(logged.id)
         if followed is None:
-            return None
+            number = self._numbers.get(f"{logged.folder}.{logged.name}")
+            if number is not None:
+                self._refuse_made_again(self._following.tables[number])
+            return None  # another table, or the log has come to an older one of that name
         with at_step(followed.reading.step):
-            if logged.id != followed.table.oid:
-                self._refuse_made_again(followed)
-                return None  # the log has come to an older table of that name
             there = places[logged.id]
             try:
                 self._check_identity(followed, logged)
@@ -87,7 +85,12 @@ class Decoders:
 
     def _refuse_made_again(self, followed: Followed) -> None:
         if dropped(self.connection(), [followed.table.oid]):
-            raise made_again(followed.reading.relation.label, self._following.server.label)
+            raise SystemError_(
+                f"{self._label(followed)} was dropped and made again since the run began",
+                code="E0605",
+                step=followed.reading.step,
+                help="run again: the run then reads the new table",
+            )
 
     def _check_identity(self, followed: Followed, logged: LoggedTable) -> None:
         key = {column.name for column in logged.columns if column.is_key}

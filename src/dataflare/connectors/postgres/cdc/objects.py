@@ -200,6 +200,15 @@ def dropped(db: Connection, tables: Collection[int]) -> set[int]:
     return set(tables) - {oid for (oid,) in rows}
 
 
+def names_now(db: Connection, tables: Collection[int]) -> dict[int, str]:
+    """By number of the tables that are there, schema and name."""
+    sql = (
+        "select c.oid, n.nspname || '.' || c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace "
+        "where c.oid = any(%s)"
+    )
+    return dict(db.execute(sql, (list(tables),)).fetchall())
+
+
 def make_publication(
     db: Connection, names: Names, tables: Sequence[Table], *, adds: bool = False
 ) -> None:

@@ -25,7 +25,7 @@ from dataflare.connectors.postgres.cdc.wire import Replication, lsn_of
 from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.errors import SystemError_
 from dataflare.sdk import resyncs
-from dataflare.sdk.sql.changes import made_again, not_followed
+from dataflare.sdk.sql.changes import not_followed, was_renamed
 
 _MAKE = "select lsn::text from pg_create_logical_replication_slot(%s, 'pgoutput')"
 _ADVANCE = (
@@ -125,7 +125,7 @@ def checked(
             code="E0605",
             help=f"look at 'connection_string', or {objects.FRESH}",
         )
-    kept = _kept(following, names, place.tables)
+    kept = _kept(following, place.tables)
     objects.check_server(db, names.server)
     facts = objects.slot_facts(db, names.slot)
     objects.check_slot(facts, names, place.lsn)
@@ -159,25 +159,36 @@ def checked(
     if added:
         objects.make_publication(db, names, [each.table for each in added], adds=True)
     tables = {**kept, **_new(db, following, added)}
-    warnings += [
-        not_followed(each.name) for oid, each in place.tables.items() if oid not in following.tables
-    ]
-    return Opened(replace(place, timeline=timeline, tables=tables), warnings, looked.again)
+    by_name = {each.name: oid for oid, each in place.tables.items()}
+    others = rewrites.look_at_others(following, added, {*by_name, *place.left})
+    warnings += others.told
+    followed_now = {each.name for each in following.tables.values()}
+    left = {name: oid for name, oid in by_name.items() if name and name not in followed_now}
+    for name, oid in left.items():
+        now = following.tables.get(oid)
+        if now is None:
+            warnings.append(not_followed(name))
+        elif now.stream is not None:
+            warnings.append(was_renamed(name, now.name))
+    return Opened(
+        replace(
+            place,
+            timeline=timeline,
+            tables=tables,
+            left=tuple(sorted({*place.left, *left} - followed_now)),
+        ),
+        warnings,
+        {*looked.again, *others.again},
+    )
 
 
-def _kept(
-    following: Following, names: Names, before: Mapping[int, TablePlace]
-) -> dict[int, TablePlace]:
-    """The places of the tables that were followed before under their name. Raises an error for one that was made anew."""
-    numbers = {each.name: oid for oid, each in before.items()}
+def _kept(following: Following, before: Mapping[int, TablePlace]) -> dict[int, TablePlace]:
+    """The places of the tables that were followed before under their name; a single table may have another name now."""
     kept = {}
     for oid, table in following.tables.items():
         there = before.get(oid)
-        if there is not None and there.name in ("", table.name):
+        if there is not None and (table.stream is None or there.name in ("", table.name)):
             kept[oid] = replace(there, name=table.name)
-        elif table.stream is None or table.name in numbers:
-            error = made_again(f"table '{table.table.label}'", names.server)
-            raise error.at(step=table.reading.step)
     return kept
 
 
@@ -223,11 +234,25 @@ def check_published(
     try:
         with postgres_errors(following.server.label, following.label):
             gone = objects.dropped(db, tables) if _are_many([*tables.values()]) else set()
+            _refuse_renamed_tables(db, following, tables.keys() - gone)
             _check_published(db, names, [t for oid, t in tables.items() if oid not in gone])
             given = {o: there for o, there in places.items() if o in tables and not there.reading}
             return Checked(gone, objects.kept_bytes(db, names), rewrites.look(db, following, given))
     finally:
         db.close()
+
+
+def _refuse_renamed_tables(db: Connection, following: Following, tables: Collection[int]) -> None:
+    """Another table may have the name now, and its changes would be missed. Raises an error."""
+    for oid, name in objects.names_now(db, tables).items():
+        followed = following.tables[oid]
+        if name != followed.name:
+            raise SystemError_(
+                f"table '{followed.name}' in {following.server.label} was renamed: it is called '{name}' now",
+                code="E0605",
+                step=followed.reading.step,
+                help="run again: the run then has the tables that are there now",
+            )
 
 
 def _check_published(db: Connection, names: Names, tables: Sequence[Followed]) -> None:

@@ -173,7 +173,8 @@ class TablePlace(Struct, frozen=True):
 
 
 class Place(Struct, frozen=True):
-    """lsn: everything in the log before it was given. tables: by number, which tells a table that was made anew."""
+    """lsn: everything in the log before it was given. tables: by number, which tells a table that was made anew. left: the
+    names of tables that were followed once, and of which destinations may have rows."""
 
     slot: str
     publication: str
@@ -181,6 +182,7 @@ class Place(Struct, frozen=True):
     timeline: int
     lsn: int
     tables: Mapping[int, TablePlace]
+    left: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -189,6 +191,7 @@ class Place(Struct, frozen=True):
         return cls(
             data["slot"], data["publication"], data["system"], data["timeline"], lsn_of(data["lsn"]),
             {int(oid): TablePlace.from_json(table) for oid, table in tables.items()},
+            tuple(data.get("left", ())),
         )  # fmt: skip
 
     @property
@@ -212,7 +215,7 @@ class Place(Struct, frozen=True):
         return replace(self, lsn=lsn, tables=tables)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        data: dict[str, Any] = {
             "slot": self.slot,
             "publication": self.publication,
             "system": self.system,
@@ -220,3 +223,4 @@ class Place(Struct, frozen=True):
             "lsn": lsn_text(self.lsn),
             "tables": {str(oid): table.to_json() for oid, table in self.tables.items()},
         }
+        return {**data, "left": list(self.left)} if self.left else data

@@ -20,6 +20,7 @@ from dataflare.errors import DataError, SystemError_
 
 _WRITTEN = "ALTER TABLE has written its rows anew, which is not in the log"
 _PARTITIONS = "partitions with rows were attached, detached or dropped, which is not in the log"
+_ANOTHER = "it is another table than the one of this name that was followed before"
 _PUBLICATION = "its publication was changed meanwhile, and the log may lack changes"
 _OF_SCHEMAS = 150_000
 """The first version that publishes all tables of a schema."""
@@ -104,24 +105,44 @@ def look(db: Connection, following: Following, places: Mapping[int, TablePlace])
     """Compare tables with what their places know of them. Raises an error for a table that is to be read again, and behind
     which a step cannot take that; and psycopg's errors."""
     now = _now(db, following, places)
-    again, warnings = {}, []
+    again: dict[int, str] = {}
+    warnings: list[str] = []
     for oid, (storage, attached) in now.items():
         followed, there = following.tables[oid], places[oid]
         if there.storage is not None and there.storage.publication != storage.publication:
             raise _made_anew(following, followed)
         why = None if there.is_unbegun else _difference(there.storage, storage, attached)
-        if why is None:
-            continue
-        if not following.copies:
-            # Rows that were never given must not come now.
-            warnings.append(
-                f"of table '{followed.name}' only changes are given, and not what comes otherwise: {why}"
-            )
-        elif followed.not_truncated is not None:
-            raise _error(following, followed, why, followed.not_truncated)
-        else:
-            again[oid] = f"table '{followed.name}' is read again: {why}"
+        if why is not None:
+            _take(following, followed, why, again, warnings)
     return Found({oid: storage for oid, (storage, _) in now.items()}, again, warnings)
+
+
+def look_at_others(
+    following: Following, added: Collection[Followed], before: Collection[str]
+) -> Found:
+    """Tables that begin now under a name that another one had: what was given of that one goes. before: the names of all
+    that were followed. Raises as `look`."""
+    again: dict[int, str] = {}
+    warnings: list[str] = []
+    for followed in added:
+        if followed.stream is None or followed.name in before:
+            _take(following, followed, _ANOTHER, again, warnings)
+    return Found({}, again, warnings)
+
+
+def _take(
+    following: Following, followed: Followed, why: str, again: dict[int, str], warnings: list[str]
+) -> None:
+    """Note what is done with a table that has other rows."""
+    if not following.copies:
+        # Rows that were never given must not come now.
+        warnings.append(
+            f"of table '{followed.name}' only changes are given, and not what comes otherwise: {why}"
+        )
+    elif followed.not_truncated is not None:
+        raise _error(following, followed, why, followed.not_truncated)
+    else:
+        again[followed.table.oid] = f"table '{followed.name}' is read again: {why}"
 
 
 def _difference(before: Storage | None, now: Storage, attached: set[int]) -> str | None:
