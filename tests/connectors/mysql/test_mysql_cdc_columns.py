@@ -32,6 +32,7 @@ TYPES = [
     "DOUBLE PRECISION", "char", "varchar(20)", "varchar(9) character set latin1", "text collate utf8mb4_bin", "json",
     "enum('a', 'B', 'it''s')", "set('x','y')", "date", "datetime(6)", "datetime(0)", "timestamp(3) null", "time", "year",
     "bit", "bit(9)", "binary(3)", "varbinary(30)", "blob", "longtext", "mediumint unsigned", "smallint(3)",
+    "text compressed", "varchar(9) compressed=zlib character set latin1", "int invisible",
 ]  # fmt: skip
 WORKFLOW = """\
 name: shop

@@ -229,10 +229,11 @@ class Batches:
         fresh = [] if known is None else [name for name in names if name.casefold() not in known]
         if fresh and self._look is not None:
             now = self._table
-            if any(now.described.columns.named(name) is None for name in fresh):
+            if any(name not in now.columns for name in fresh):
                 now = self._look()
             for name in fresh:
-                if now.described.columns.named(name) is not None:
+                # A column that is INVISIBLE is not there.
+                if name in now.columns:
                     logged = columns.columns[places[name]]
                     layout.decoders[places[name]] = self._decoder(now, name, logged)
                     layout.new[name] = str(now.columns[name].type)

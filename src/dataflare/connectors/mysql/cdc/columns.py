@@ -36,6 +36,9 @@ _CODES = _INTEGERS | {
 }  # fmt: skip
 _BLOBS = ("tinyblob", "blob", "mediumblob", "longblob")
 _TEXTS = ("tinytext", "text", "mediumtext", "longtext")
+_COMPRESSED = {codes.BLOB_COMPRESSED: codes.BLOB, codes.VARCHAR_COMPRESSED: codes.VARCHAR}
+_IS_COMPRESSED = re.compile(r" /\*M?!\d+ COMPRESSED\*/")
+"""In the type of a column: how its values are stored, which the table does not show."""
 _OLD_TIMES = (codes.TIMESTAMP_OLD, codes.TIME_OLD, codes.DATETIME_OLD)
 
 
@@ -60,7 +63,10 @@ def described(db: Db, place: Place) -> Described:
         "order by ordinal_position",
         [place.schema, place.name],
     )
-    columns = tuple(Logged(*(str(each) for each in row)) for row in rows)
+    columns = tuple(
+        Logged(str(name), _IS_COMPRESSED.sub("", str(declared)), str(charset), str(extra))
+        for name, declared, charset, extra in rows
+    )
     collations = db.rows(
         "select table_collation from information_schema.tables "
         f"where table_schema = {VALUE} and table_name = {VALUE}",
@@ -132,7 +138,7 @@ class Decoder:
                 fits = [cell.second] == parts
             case _:
                 fits = True
-        if cell.code != expected or not fits:
+        if _COMPRESSED.get(cell.code, cell.code) != expected or not fits:
             raise self.changed(f"column '{self._column.name}' has another type in the log")
 
     def changed(self, what: str) -> DataError:
@@ -146,6 +152,8 @@ class Decoder:
         self, data: bytes, view: Bytes, values: Values, cell: Cell
     ) -> tuple[pl.Series, pl.Series]:
         """The values, and which do not fit."""
+        if cell.code in _COMPRESSED:
+            data, view, values = texts.unpacked(view, values)
         found = self._typed(data, view, values, cell)
         if found.dtype != self._column.type.to_polars():
             found = self._cast(found)
@@ -163,6 +171,8 @@ class Decoder:
     def text(self, view: Bytes, values: Values, cell: Cell, row: int) -> str:
         """A value that does not fit, as the server writes it."""
         one = Values(values.start[[row]], values.size[[row]], values.is_null[[row]])
+        if cell.code in _COMPRESSED:
+            _, view, one = texts.unpacked(view, one)
         match self._logged.type:
             case "date":
                 packed = int(numbers.little(numbers.fixed(view, one, 3), unsigned=True)[0])

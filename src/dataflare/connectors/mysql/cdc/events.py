@@ -25,7 +25,10 @@ _HEADER = 19
 _QUERY, _ROTATE, _FORMAT, _XID, _TABLE_MAP = 2, 4, 15, 16, 19
 _XA_PREPARE, _TRANSACTION_PAYLOAD, _PARTIAL_UPDATE = 38, 40, 39
 _GTID, _QUERY_COMPRESSED, _GTID_OF_MYSQL = 162, 165, (33, 34, 42)
-_STANDALONE, _PREPARED = 1, 64
+_STANDALONE, _WITH_GROUP, _PREPARED, _OF_XA = 1, 2, 64, 64 | 128
+_STARTS_ALTER, _ROLLS_ALTER_BACK = 2, 8
+"""Flags of a transaction. With binlog_alter_two_phase an ALTER TABLE is in the log when it starts, and again when it is
+committed or rolled back."""
 WRITE, UPDATE, DELETE = 0, 1, 2
 _KINDS = {23: WRITE, 24: UPDATE, 25: DELETE, 30: WRITE, 31: UPDATE, 32: DELETE}
 _COMPRESSED = {166: 23, 167: 24, 168: 25}
@@ -146,7 +149,7 @@ class Assembler:
         self._gtids = dict(start.gtids)
         self._gtid, self._second = "", 0
         self._domain = 0
-        self._flags = 0
+        self._flags = self._more_flags = 0
         self._changes: list[Change | Truncation] = []
         self._complete = 0
         self._changed: TableMap | None = None
@@ -210,6 +213,7 @@ class Assembler:
         number = int.from_bytes(event[_HEADER : _HEADER + 8], "little")
         self._domain = int.from_bytes(event[_HEADER + 8 : _HEADER + 12], "little")
         self._flags = event[_HEADER + 12]
+        self._more_flags = _more_flags(event, self._flags)
         server = int.from_bytes(event[5:9], "little")
         self._second = int.from_bytes(event[:4], "little")
         self._gtid = f"{self._domain}-{server}-{number}"
@@ -312,6 +316,9 @@ class Assembler:
     # -- statements --------------------------------------------------------------------------------
 
     def _add_statement(self, event: bytes, body: bytes, *, is_compressed: bool = False) -> None:
+        if self._more_flags & (_STARTS_ALTER | _ROLLS_ALTER_BACK):
+            self._finish(event)
+            return
         schema_size, status_size = body[8], int.from_bytes(body[11:13], "little")
         at = 13 + status_size
         schema = body[at : at + schema_size].decode(errors="replace")
@@ -410,6 +417,16 @@ class Assembler:
             code="E0605",
             help=help_ or "run with --fresh to read the table and its changes anew",
         )
+
+
+def _more_flags(event: bytes, flags: int) -> int:
+    """Of the event with which a transaction begins."""
+    at = _HEADER + 13
+    if flags & _WITH_GROUP:
+        at += 8
+    if flags & _OF_XA:
+        at += 6 + event[at + 4] + event[at + 5]
+    return event[at] if at < len(event) else 0
 
 
 def _is_whole(bitmap: bytes, count: int) -> bool:

@@ -267,7 +267,7 @@ def _defined(name: str, tokens: list[str], charset: str, *, is_new: bool = True)
         end = words.index(")", at)
         type_ += "".join(tokens[at : end + 1])
         at = end + 1
-    own, is_null = "", False
+    own, extra, is_null = "", "", False
     while at < len(words):
         match words[at:]:
             case ["UNSIGNED", *_]:
@@ -279,6 +279,12 @@ def _defined(name: str, tokens: list[str], charset: str, *, is_new: bool = True)
                 is_null, at = True, at + 1
             case ["DEFAULT", "NULL", *_]:
                 at += 2
+            case ["COMPRESSED", "=", _, *_]:
+                at += 3
+            case ["COMPRESSED", *_]:
+                at += 1
+            case ["INVISIBLE", *_]:
+                extra, at = "INVISIBLE", at + 1
             case ["DEFAULT", _, *_] if not is_new:
                 at += 2
             case ["COMMENT", _, *_]:
@@ -302,7 +308,7 @@ def _defined(name: str, tokens: list[str], charset: str, *, is_new: bool = True)
     is_text = type_.partition("(")[0] in _TEXTS
     if words[0] == "JSON":
         own = "utf8mb4"
-    return Logged(name, type_, (own or charset) if is_text else "")
+    return Logged(name, type_, (own or charset) if is_text else "", extra)
 
 
 def widens(old: Logged, new: Logged) -> bool:

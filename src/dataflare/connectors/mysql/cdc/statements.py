@@ -42,7 +42,8 @@ _ROWS = (
 """What changes rows: also of tables that it does not name, by a trigger, a view or a function."""
 _OPTIONS = (
     "COMMENT", "AUTO_INCREMENT", "ALGORITHM", "LOCK", "ENGINE", "ROW_FORMAT", "STATS_PERSISTENT", "STATS_AUTO_RECALC",
-    "STATS_SAMPLE_PAGES", "KEY_BLOCK_SIZE",
+    "STATS_SAMPLE_PAGES", "KEY_BLOCK_SIZE", "PAGE_COMPRESSED", "PAGE_COMPRESSION_LEVEL", "ENCRYPTED",
+    "ENCRYPTION_KEY_ID", "AVG_ROW_LENGTH", "MIN_ROWS", "MAX_ROWS",
 )  # fmt: skip
 _HARMLESS_CLAUSES = tuple(
     tuple(each.split())
@@ -427,7 +428,7 @@ def _has_only_options(words: Sequence[str]) -> bool:
     """COMMENT = 'x' ROW_FORMAT DYNAMIC: one clause may have several."""
     while words:
         at = 2 if words[1:2] == ("=",) else 1
-        if words[0] not in _OPTIONS or len(words) <= at:
+        if bare(words[0]) not in _OPTIONS or len(words) <= at:
             return False
         if words[0] == "ENGINE" and bare(words[at]) not in ("INNODB", "'INNODB'"):
             return False

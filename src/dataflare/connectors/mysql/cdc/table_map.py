@@ -11,9 +11,10 @@ TINY, SHORT, LONG, FLOAT, DOUBLE, LONGLONG, INT24, DATE, YEAR = 1, 2, 3, 4, 5, 8
 TIMESTAMP_OLD, TIME_OLD, DATETIME_OLD = 7, 11, 12
 VARCHAR, BIT, TIMESTAMP, DATETIME, TIME = 15, 16, 17, 18, 19
 JSON, DECIMAL, ENUM, SET, BLOB, STRING, GEOMETRY = 245, 246, 247, 248, 252, 254, 255
+BLOB_COMPRESSED, VARCHAR_COMPRESSED = 140, 141
 _META_SIZES = {
     FLOAT: 1, DOUBLE: 1, VARCHAR: 2, BIT: 2, DECIMAL: 2, BLOB: 1, GEOMETRY: 1, JSON: 1, STRING: 2, ENUM: 2, SET: 2,
-    TIMESTAMP: 1, DATETIME: 1, TIME: 1, 140: 1, 141: 2, 253: 2,
+    TIMESTAMP: 1, DATETIME: 1, TIME: 1, BLOB_COMPRESSED: 1, VARCHAR_COMPRESSED: 2, 253: 2,
 }  # fmt: skip
 _NAMES = 4
 _DIGIT_BYTES = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
@@ -60,7 +61,7 @@ class Cell(Struct, frozen=True):
     @property
     def prefix(self) -> int:
         """The bytes of the length before a value that has no width."""
-        if self.code in (BLOB, JSON, GEOMETRY):
+        if self.code in (BLOB, BLOB_COMPRESSED, JSON, GEOMETRY):
             return self.first
         return 1 if self.first < 256 else 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,9 +13,12 @@ from dataflare.connectors.mysql.cdc.images import Bytes, Numbers, Values
 from dataflare.connectors.mysql.cdc.numbers import fixed, little
 from dataflare.connectors.mysql.cdc.table_map import Cell
 from dataflare.connectors.mysql.wire import cut
+from dataflare.errors import InternalError
 
 UTF8 = ("utf8mb4", "utf8mb3", "utf8", "ascii")
 """The character sets whose bytes are UTF-8."""
+
+_ZLIB = 8
 
 
 class Recoding:
@@ -45,6 +49,31 @@ class Recoding:
 def pieces(data: bytes, values: Values) -> pl.Series:
     """Binary, without a copy."""
     return cut(data, pl.Series(values.start), pl.Series(values.size))
+
+
+def unpacked(data: Bytes, values: Values) -> tuple[bytes, Bytes, Values]:
+    """The values of a column that is compressed (COLUMN ... COMPRESSED), in bytes of their own."""
+    view = data.data
+    found = [
+        _unpacked(view[start : start + size])
+        for start, size in zip(values.start.tolist(), values.size.tolist(), strict=True)
+    ]
+    sizes = np.fromiter(map(len, found), np.int64, len(found))
+    joined = b"".join([*found, b"\0"])  # the place of the last one may be the very end
+    starts = np.cumsum(sizes) - sizes
+    return joined, np.frombuffer(joined, np.uint8), Values(starts, sizes, values.is_null)
+
+
+def _unpacked(value: memoryview) -> bytes | memoryview:
+    """The first byte says how it is compressed, and how many bytes the length behind it has."""
+    if not value:
+        return value
+    head = value[0]
+    if head == 0:
+        return value[1:]
+    if head >> 4 != _ZLIB:
+        raise InternalError(f"a compressed value begins with the byte {head}, which is not known")
+    return zlib.decompress(value[1 + (head & 7) :], -15 if head & 8 else 15)
 
 
 def padded(data: Bytes, values: Values, width: int) -> pl.Series:
