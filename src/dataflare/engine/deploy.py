@@ -281,7 +281,8 @@ class Worker:
         context = replace(described, sift=on_error != "fail", epoch=spec.epoch)
         retrying = self.retries.of(stage.name)
         writer = await retrying.call(partial(stage.destination.open, context, spec.restored))
-        return Writing(writer, on_error, retrying)
+        run_id = (stage.run_column, self.identity.run_id) if stage.run_column else None
+        return Writing(writer, on_error, retrying, run_id)
 
     def _reading(self, stage: Stage) -> Reading:
         assert stage.source is not None
@@ -378,7 +379,7 @@ def destination_context(
         step=stage.name,
         lineage=identity.lineage,
         attempt=identity.attempt,
-        schema=stage.schema,
+        schema=stage.written,
         redo=store.redo_folder(stage.name),
         changelog=stage.name in plan.changelogs,
         bounded=plan.bounded,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import ClassVar, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import polars as pl
 
 from dataflare.engine.messages import Share
 from dataflare.engine.pool import INLINE_ROWS
@@ -24,13 +26,20 @@ T = TypeVar("T")
 
 class Writing(Body):
     """on_error: what happens to rows that the destination's system refuses. retrying: for the calls
-    of a writer that can make them again."""
+    of a writer that can make them again. run_id: the column that has it, and the id; None: no column has it."""
 
     cuts_at_once: ClassVar[bool] = False
     joins_batches: ClassVar[bool] = True
 
-    def __init__(self, writer: Writer, on_error: str, retrying: Retrying) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        on_error: str,
+        retrying: Retrying,
+        run_id: tuple[str, str] | None = None,
+    ) -> None:
         self.writer, self._on_error, self._retrying = writer, on_error, retrying
+        self._run_id = run_id
         self._latency = Histogram()
 
     def begin(self) -> None:
@@ -41,6 +50,9 @@ class Writing(Body):
 
     async def rows(self, port: int, batch: SharedDataBatch) -> float:
         started = time.perf_counter()
+        if self._run_id is not None:
+            column, run_id = self._run_id
+            batch = batch.map(lambda frame: frame.with_columns(pl.lit(run_id).alias(column)))
         stats = await self._call(lambda: self.writer.write_batch(batch))
         seconds = time.perf_counter() - started
         metric = self.task.metrics.step(self.task.name)
@@ -76,9 +88,15 @@ class Writing(Body):
                 self.task.name,
                 [each.code for each in refused],
                 [each.message for each in refused],
-                (each.row for each in refused),
+                (self._as_it_came(each.row) for each in refused),
             )
             await self.task.send_letters([letters])
+
+    def _as_it_came(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A row without what is added to it here."""
+        if self._run_id is None:
+            return row
+        return {name: value for name, value in row.items() if name != self._run_id[0]}
 
     async def prepare(self, barrier: Barrier) -> Share:
         if barrier.left_out:

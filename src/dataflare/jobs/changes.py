@@ -110,10 +110,16 @@ def types_of(workflow: Workflow) -> dict[str, str]:
     return {step.name: f"{step.kind} {step.type}" for step in workflow.steps()}
 
 
-def _same(step: AnyStep, former: str, names: Mapping[str, str], manifest: Manifest) -> bool:
-    """Whether a step is written as it was, apart from names of steps."""
+def _same(
+    step: AnyStep,
+    former: str,
+    names: Mapping[str, str],
+    manifest: Manifest,
+    run_column: str | None,
+) -> bool:
+    """Whether a step is written as it was, apart from names of steps. run_column: that it writes."""
     inputs = tuple(replace(ref, step=names.get(ref.step, ref.step)) for ref in step.inputs)
-    return fingerprint(replace(step, inputs=inputs)) == manifest.fingerprints[former]
+    return fingerprint(replace(step, inputs=inputs), run_column) == manifest.fingerprints[former]
 
 
 def _change(
@@ -135,7 +141,7 @@ def _change(
     if type_before != kind and (former in manifest.sources or former in manifest.operators):
         detail = f"it was a {type_before}, and is a {kind}"
         return StepChange(step.name, "impossible", detail, was)
-    same = _same(step, former, names, manifest)
+    same = _same(step, former, names, manifest, stage.run_column if stage else None)
     if step.kind == "source":
         return _source(step, former, manifest, same, was)
     if step.kind == "destination":

@@ -24,6 +24,7 @@ from dataflare.planner.families import reads_many, stream_names_of
 from dataflare.planner.families.expand import holds_table
 from dataflare.planner.families.keys import keyed, lacks_key
 from dataflare.planner.families.tables import PER_TABLE
+from dataflare.planner.graph import DestinationNode
 from dataflare.planner.lookups import own_table
 from dataflare.sdk import registry
 from dataflare.sdk.context import ConnectorContext, Policy
@@ -209,7 +210,8 @@ def _arriving(workflow: Workflow, answers: Iterable[Found], policy: Policy) -> d
     part = replace(workflow, sources=sources, settings=settings)
     with contextlib.suppress(DataFlareError):
         graph = asyncio.run(bind_workflow(part, policy=policy, offline=True))
-        return {n: graph.nodes[n].schema for n in workflow.destinations if n in graph.nodes}
+        ends = [node for node in graph if isinstance(node, DestinationNode)]
+        return {node.id: node.written for node in ends}
     return {}
 
 

@@ -36,7 +36,7 @@ def refuse_published(place: str, plan: PhysicalPlan, manifest: Manifest) -> None
     for stage in plan.stages:
         if stage.destination is not None:
             staged = manifest.committables.get(stage.name, ())
-            stage.destination.refuse_staged(staged, stage.schema)
+            stage.destination.refuse_staged(staged, stage.written)
     for step, reason in staged_rows_gone(plan, manifest).items():
         raise CheckpointError(
             f"{place} cannot be used: destination '{step}': {reason}",
@@ -65,7 +65,9 @@ def unfit_rows(plan: PhysicalPlan, manifest: Manifest) -> dict[str, str]:
         if stage.destination is None:
             continue
         try:
-            stage.destination.refuse_staged(manifest.committables.get(stage.name, ()), stage.schema)
+            stage.destination.refuse_staged(
+                manifest.committables.get(stage.name, ()), stage.written
+            )
         except RunError as error:
             reasons[stage.name] = "; ".join([error.message, *error.notes])
     return reasons

@@ -63,7 +63,7 @@ class _Stubs:
         for expected in self.test.expect:
             self._check_name(expected, self.test.expect, destinations=True)
             await self._expect(expected, key_spot_of(self.test.expect, expected))
-        changes: dict[str, Any] = {"parallelism": 1, "guarantee": None}
+        changes: dict[str, Any] = {"parallelism": 1, "guarantee": None, "run_column": None}
         if self._moves_time():
             changes["mode"] = "streaming"
         settings = self.written.settings.model_copy(update=changes)

@@ -49,6 +49,7 @@ from dataflare.planner.guarantees import demand, guarantees
 from dataflare.planner.history_mode import STEP
 from dataflare.planner.lookups import check_bounded, own_table, unknown_table
 from dataflare.planner.retries import retry_policies
+from dataflare.planner.run_column import check_run_column, refuse_lacking, with_run_column
 from dataflare.planner.step_order import in_order
 from dataflare.planner.syntax import syntax_only
 from dataflare.planner.targets import never_ends, nothing_in_place, one_writer_each
@@ -303,7 +304,9 @@ class Binder(SourceBinder):
         target = known_schemas[0]
         for other in known_schemas[1:]:
             target = merged(target, other, name)
-        lacking = await self._lacking(connector, target, name)
+        run_column = self.workflow.settings.run_column
+        check_run_column(name, connector, target, run_column)
+        lacking = await self._lacking(connector, with_run_column(target, run_column), name)
         if lacking:
             target = target.select([each for each in target.names if each not in lacking])
         letters = self.workflow.settings.schema_change == "dead_letter"
@@ -313,12 +316,13 @@ class Binder(SourceBinder):
             else conformed(name, target, schema)
             for schema in known_schemas
         )
+        written = with_run_column(target, run_column)
         if not self.offline:
-            await self.retries.of(name).call(lambda: connector.validate(target))
+            await self.retries.of(name).call(lambda: connector.validate(written))
         elif not capabilities.local:
             self.unchecked.append(unasked_destination(step))
         elif self.inputs:
-            await connector.validate(target)
+            await connector.validate(written)
         self.nodes[name] = DestinationNode(
             name,
             name,
@@ -327,6 +331,7 @@ class Binder(SourceBinder):
             tuple(self._port(ref) for ref in step.inputs),
             connector,
             conform,
+            run_column,
         )
 
     def _of_table(self, step: DestinationStep, options: Mapping[str, Any]) -> SpotMap:
@@ -354,6 +359,7 @@ class Binder(SourceBinder):
         if self.offline or change == "evolve":
             return ()
         lacking = await self.retries.of(step).call(lambda: connector.lacking(schema))
+        refuse_lacking(step, lacking, self.workflow.settings.run_column, change)
         if lacking and change == "fail":
             raise refuse_change(step, lacking, schema)
         return lacking

@@ -72,6 +72,8 @@ def column_lineage(graph: Graph) -> dict[str, dict[str, Origins]]:
                 arriving = lineage.through(rows[port], conform, graph.schema(port))
                 for name, origins in _shown(arriving):
                     into[name] = into.get(name, _NONE) | origins
+            if node.run_column is not None:
+                into[node.run_column] = _NONE
     return found
 
 

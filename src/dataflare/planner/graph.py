@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from dataflare.errors import InternalError
 from dataflare.model.types import Schema
 from dataflare.operators.base import Branch, RowOperator, StatefulOperator
+from dataflare.planner.run_column import with_run_column
 from dataflare.sdk.destination import DestinationConnector
 from dataflare.sdk.source import SourceConnector
 
@@ -91,9 +92,17 @@ class UnionNode(Node, frozen=True):
 
 
 class DestinationNode(Node, frozen=True):
+    """Its schema is that of the rows that arrive. run_column: see `planner.run_column`."""
+
     ports: tuple[Port, ...]
     connector: DestinationConnector
     conform: tuple[tuple[RowOperator, ...], ...] = ()
+    run_column: str | None = None
+
+    @property
+    def written(self) -> Schema:
+        """The columns that it writes."""
+        return with_run_column(self.schema, self.run_column)
 
     @property
     def inputs(self) -> tuple[Port, ...]:

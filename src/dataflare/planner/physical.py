@@ -30,6 +30,7 @@ from dataflare.planner.graph import (
     StatefulNode,
     UnionNode,
 )
+from dataflare.planner.run_column import with_run_column
 from dataflare.planner.stream_views import reading, streams_by_source
 from dataflare.planner.turns import with_turns
 from dataflare.sdk.destination import DestinationConnector
@@ -69,7 +70,7 @@ class Segment(Struct, frozen=True):
 
 class Stage(Struct, frozen=True):
     """Exactly one of source, operator and destination is set. body: the segments after a source or an
-    operator; None for a destination, and for a source with streams. sides: the segments after the operator's other
+    operator; None for a destination, and for a source with streams. run_column: of a destination, see `planner.run_column`. sides: the segments after the operator's other
     outputs, or the source's streams, that are read. letters: by step, the edge of its dead letters. turns: of a source,
     the family whose tables are read in turns."""
 
@@ -85,6 +86,12 @@ class Stage(Struct, frozen=True):
     letters: Mapping[str, int] = field(default_factory=dict)
     sides: Mapping[str, Segment] = field(default_factory=dict)
     turns: str | None = None
+    run_column: str | None = None
+
+    @property
+    def written(self) -> Schema:
+        """Of a destination, the columns that it writes."""
+        return with_run_column(self.schema, self.run_column)
 
     def lookups(self) -> list[Lookup]:
         """The lookups of all its segments."""
@@ -241,6 +248,7 @@ class _Builder:
                     operator=node.operator if isinstance(node, StatefulNode) else None,
                     destination=node.connector if isinstance(node, DestinationNode) else None,
                     sides=sides,
+                    run_column=node.run_column if isinstance(node, DestinationNode) else None,
                 )
             )
         in_turns = with_turns(stages, self.edges)

@@ -151,7 +151,10 @@ def _ends(
         return facts, list(source_notes(facts, node.schema.to_json()))
     if isinstance(node, DestinationNode):
         facts = of_destination(node.connector, complete=node.id in complete)
-        return facts, list(destination_notes(facts))
+        lines = list(destination_notes(facts))
+        if node.run_column is not None:
+            lines.append(f"column {node.run_column}: the run's id")
+        return facts, lines
     return {}, []
 
 
@@ -174,6 +177,8 @@ def _kind_notes(kinds: Kinds) -> list[str]:
 
 
 def _schema(node: Node) -> dict[str, str]:
+    if isinstance(node, DestinationNode):
+        return node.written.to_json()
     schema = node.outputs.get(None) or next(iter(node.outputs.values()))
     return schema.to_json()
 

@@ -24,8 +24,8 @@ _MAY_CHANGE = frozenset(
 )
 
 
-def fingerprint(step: AnyStep) -> str:
-    """32 hexadecimal digits."""
+def fingerprint(step: AnyStep, run_column: str | None = None) -> str:
+    """32 hexadecimal digits. run_column: of the settings; of a destination it is a part."""
     handling = step.error_handling
     facts: dict[str, Any] = {
         "version": _VERSION,
@@ -41,6 +41,8 @@ def fingerprint(step: AnyStep) -> str:
         facts["schema"] = schema.to_json()
     if event_time is not None:
         facts["event_time"] = event_time.model_dump(mode="json")
+    if run_column is not None and step.kind == "destination":
+        facts["run_column"] = run_column
     text = json.dumps(facts, ensure_ascii=True, separators=(",", ":"), allow_nan=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -197,11 +197,12 @@ class Workflow(Discreet, frozen=True, kw_only=True):
         """A hash of the parts that must not change between a stopped run and its resume: the step's
         type, inputs, config, schema, event time and handling of bad rows. Retries, `rate`,
         descriptions and values of secrets are not part of it; names of secrets are."""
-        return fingerprint(self.step(name))
+        return fingerprint(self.step(name), self.settings.run_column)
 
     def fingerprints(self) -> dict[str, str]:
         """`fingerprint_of` each step."""
-        return {step.name: fingerprint(step) for step in self.steps()}
+        column = self.settings.run_column
+        return {step.name: fingerprint(step, column) for step in self.steps()}
 
     def to_json(self) -> dict[str, Any]:
         """The workflow as plain data, to show or to send: secrets by name, passwords hidden."""

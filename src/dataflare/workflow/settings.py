@@ -10,8 +10,17 @@ import os
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
+from dataflare.model.types import RESERVED
 from dataflare.model.units import Duration, Size
 from dataflare.resilience.policy import RetryPolicy
 
@@ -279,6 +288,18 @@ class Settings(_Model):
     error_handling: ErrorHandling = Field(
         default_factory=ErrorHandling, description="the default of every step"
     )
+    run_column: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a column that every destination gets besides those of its rows: the id of the run that wrote the row",
+    )
+
+    @field_validator("run_column")
+    @classmethod
+    def _not_reserved(cls, name: str | None) -> str | None:
+        if name is not None and name.startswith(RESERVED):
+            raise ValueError(f"names that begin with '{RESERVED}' are reserved")
+        return name
 
     @property
     def widens_types(self) -> bool:

@@ -235,3 +235,12 @@ def test_a_zombie_producer_cannot_commit(place: Place) -> None:
     with pytest.raises(KafkaException):
         zombie.commit_transaction(30)
     assert sorted(row["n"] for row in place.values()) == list(range(10))
+
+
+def test_messages_have_the_id_of_the_run_where_settings_ask_for_it(place: Place) -> None:
+    marked = WRITE.replace("parallelism: 1", "parallelism: 1, run_column: _run")
+    result = place.run(marked.replace("GIVEN", '[{"n": 1}]').replace(", MORE", ", key: n"))
+    assert result.status == "finished"
+    ((_, _, key, value),) = place.messages()
+    assert json.loads(value or b"{}") == {"n": 1, "_run": result.run_id}
+    assert key == b"1"

@@ -59,6 +59,11 @@ class Outcome(Discreet, frozen=True):
     kept: Mapping[str, pl.DataFrame]
 
     @property
+    def run_id(self) -> str:
+        """The id of the run, as in its log, and in `settings.run_column`."""
+        return self.result.run_id
+
+    @property
     def status(self) -> str:
         """finished, failed, stopped or interrupted."""
         return self.result.status
