@@ -16,7 +16,7 @@ export NO_MKDOCS_2_WARNING := 1
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo fuzz test lint types docs docs-check generate bench services soak mirrors format clean
+.PHONY: help demo fuzz test lint types docs docs-check generate bench services soak chaos mirrors format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ soak: $(VENV)/.dev ## kill runs and servers at random moments (KILLS=500 SEED=1)
 	$(BIN)/python tests/recovery/soak.py --kills $(KILLS) --seed $(SEED)
 	$(BIN)/python tests/connectors/postgres/soak.py --kills $(KILLS) --seed $(SEED)
 	$(BIN)/python -m pytest -m soak --timeout 3600
+
+chaos: $(VENV)/.dev ## run the examples with faults, and compare what they write (SEEDS=200 SEED=1)
+	$(BIN)/python tests/recovery/chaos_soak.py --seeds $(SEEDS) --seed $(SEED)
 
 mirrors: $(VENV)/.dev ## mirror a table through kills of runs, servers and connections (SEEDS=200 SEED=1), compare
 	$(BIN)/python tests/mirror/mirror_soak.py --seeds $(SEEDS) --seed $(SEED)

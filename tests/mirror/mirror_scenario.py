@@ -31,9 +31,9 @@ from mirror_process import RunProcess
 from mirror_servers import PostgresSide, kill_and_start, side_of
 from mirror_workload import Workload
 
+from dataflare.jobs.chaos.fault_proxy import NO_FAULTS, FaultProxy, Faults
 from dataflare.jobs.diff import Options, diff, sides
 from dataflare.sdk import resyncs
-from dataflare.testing.fault_proxy import NO_FAULTS, FaultProxy, Faults
 from dataflare.workflow.load import load
 
 _WORKFLOW = """\

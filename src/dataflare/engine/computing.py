@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -174,7 +175,7 @@ class Computing:
         """The reserved columns that the chain reads."""
         needs = self.runner.needs
         if NOW_COLUMN in needs:
-            now = datetime.datetime.now(datetime.UTC)
+            now = datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
             frame = frame.with_columns(pl.lit(now, pl.Datetime("us", "UTC")).alias(NOW_COLUMN))
         if ROWKEY_COLUMN in needs:
             base = mix_int(self._run_key ^ mix_int(hash_text(self._split())) ^ mix_int(key))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
@@ -397,7 +398,7 @@ class Coordinator:
             run_id=self.identity.run_id,
             attempt=self.identity.attempt,
             epoch=pending.barrier.epoch,
-            created_at=datetime.datetime.now(datetime.UTC).isoformat(),
+            created_at=datetime.datetime.fromtimestamp(time.time(), datetime.UTC).isoformat(),
             final=pending.barrier.final,
             fingerprints=self.identity.fingerprints,
             types=self.identity.types,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import time
 from collections.abc import Sequence
 
 import polars as pl
@@ -16,7 +17,7 @@ def letters(failed: Sequence[pl.DataFrame], run_id: str, attempt: int) -> pl.Dat
     """One row per failed row, as LETTERS says. failed: frames as FAILED says. attempts: which start of
     the run it was."""
     told, types = _without_secrets(pl.concat(failed)), LETTERS.to_polars()
-    now = datetime.datetime.now(datetime.UTC)
+    now = datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
     same = {"attempts": attempt, "failed_at": now, "run_id": run_id}
     return told.with_columns(
         _ids(told.height).alias("id"),

@@ -17,6 +17,7 @@ from msgspec import Struct
 from dataflare.errors import DataFlareError, Retry
 from dataflare.resilience.breaker import CircuitBreaker
 from dataflare.resilience.policy import RetryPolicy
+from dataflare.sdk import injected_faults
 from dataflare.sdk.tracing import LIVE, called
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Retrying:
         """Make a call until it succeeds or the attempts are used up; returns its result. `attempt` must
         be safe to call again after it raised. progress: a number that grows with each step forward; only
         attempts without progress are counted. timed: see `CircuitBreaker.call`."""
+        if injected_faults.ACTIVE is not None:
+            attempt = injected_faults.ACTIVE.calling(attempt, self.step)
         if LIVE.get() is not None:
             attempt = called(f"call {self.step}", attempt, {"step": self.step})
         if self._breaker is not None:
@@ -91,6 +94,8 @@ class Retrying:
 
     async def once(self, attempt: Callable[[], Awaitable[T]], *, timed: bool = True) -> T:
         """Make a call that must not be repeated; the breaker counts it like other calls."""
+        if injected_faults.ACTIVE is not None:
+            attempt = injected_faults.ACTIVE.calling(attempt, self.step)
         if LIVE.get() is not None:
             attempt = called(f"call {self.step}", attempt, {"step": self.step})
         if self._breaker is None:

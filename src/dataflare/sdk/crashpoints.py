@@ -29,6 +29,12 @@ def observed(observer: Callable[[str], None]) -> Iterator[None]:
         _observer = before
 
 
+def observe(observer: Callable[[str], None]) -> None:
+    """As `observed`, for the rest of the process."""
+    global _observer
+    _observer = observer
+
+
 def crash_point(name: str) -> None:
     """Die here if a test asked for it."""
     if _observer is not None:

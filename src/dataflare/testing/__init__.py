@@ -6,12 +6,12 @@ It is used in tests only. It may import any room, and no room imports it.
 
 from __future__ import annotations
 
+from dataflare.jobs.chaos.fault_proxy import NO_FAULTS, FaultProxy, Faults
 from dataflare.testing.build import description, destination_of, processor_of, source_of
 from dataflare.testing.catalogs import check_catalog
 from dataflare.testing.clock import VirtualClock
 from dataflare.testing.contract import ContractBroken
 from dataflare.testing.destinations import DESTINATION_LAWS, check_destination
-from dataflare.testing.fault_proxy import NO_FAULTS, FaultProxy, Faults
 from dataflare.testing.faults import FlakyStore, disk_faults
 from dataflare.testing.lab import Lab
 from dataflare.testing.lookups import LOOKUP_LAWS, check_lookup

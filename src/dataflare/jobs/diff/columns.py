@@ -86,10 +86,14 @@ class Comparison(Struct, frozen=True):
 
 
 def compared(
-    left: Schema, right: Schema, key: Sequence[str], wanted: Sequence[str] | None
+    left: Schema,
+    right: Schema,
+    key: Sequence[str],
+    wanted: Sequence[str] | None,
+    digits: int | None = None,
 ) -> Comparison:
     """Pair the columns by name; the case is ignored where only one column matches. wanted: compare these and the key
-    alone. Raises WorkflowError (E0129) for a column that is not there, and for a key that cannot be compared."""
+    alone. digits: floats are equal if so many of their digits are. Raises WorkflowError (E0129) for a column that is not there, and for a key that cannot be compared."""
     by_name = {name: _named(name, right) for name in left.names}
     pairs: dict[str, Pair] = {}
     differences: list[ColumnDifference] = []
@@ -98,7 +102,7 @@ def compared(
         if name is None:
             differences.append(ColumnDifference(field.name, field.type, None))
             continue
-        form = form_of(field.type, right[name])
+        form = form_of(field.type, right[name], digits)
         if form is None:
             differences.append(ColumnDifference(field.name, field.type, right[name]))
         else:

@@ -40,7 +40,7 @@ Sink = Callable[[pl.DataFrame], None]
 
 class Options(Struct, frozen=True):
     """key: the columns that tell rows apart; by default those of the destination or the catalogue. columns: compare
-    these alone. where: a condition for the rows of both sides. sample: the share of keys that is compared. limit: how
+    these alone. digits: floats are equal if so many of their digits are. where: a condition for the rows of both sides. sample: the share of keys that is compared. limit: how
     many differences are kept in the result. wait_s: how long differing rows are read again. into: makes what is given
     all differences in frames; called again when they are read again."""
 
@@ -48,6 +48,7 @@ class Options(Struct, frozen=True):
     columns: tuple[str, ...] | None = None
     where: str | None = None
     sample: float | None = None
+    digits: int | None = None
     limit: int = 20
     wait_s: float = 0.0
     into: Callable[[], Sink] | None = None
@@ -200,7 +201,9 @@ class _Comparing:
             opened(left, policy, self.learned[LEFT]), opened(right, policy, self.learned[RIGHT])
         )
         key = before.key if before is not None else self._key(ours, yours)
-        comparison = compared(ours.schema, yours.schema, key, self.options.columns)
+        comparison = compared(
+            ours.schema, yours.schema, key, self.options.columns, self.options.digits
+        )
         ours = ours.of_columns(comparison.names(LEFT))
         yours = yours.of_columns(comparison.names(RIGHT))
         less = None

@@ -35,8 +35,11 @@ class Form(Struct, frozen=True):
     right: Value
 
 
-def form_of(left: DataType, right: DataType) -> Form | None:
-    """The form in which the columns are compared, or None."""
+def form_of(left: DataType, right: DataType, digits: int | None = None) -> Form | None:
+    """The form in which the columns are compared, or None. digits: floats of the columns themselves are equal if so many
+    of their digits are."""
+    if digits is not None and left.is_float and right.is_float:
+        return _both(lambda value: _bits(value.cast(pl.Float64).round_sig_figs(digits) + 0.0))
     for each in _FORMS:
         found = each(left, right) or _turned(each(right, left))
         if found is not None:
