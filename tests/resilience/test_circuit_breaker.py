@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dataflare.errors import DataError, Retry, SystemError_
-from dataflare.resilience.breaker import CircuitBreaker
+from dataflare.resilience.breaker import CircuitBreaker, Opened
 from dataflare.testing import VirtualClock
 
 
@@ -17,12 +17,20 @@ class Bench:
 
     def __init__(self, **more: Any) -> None:
         self.clock = VirtualClock()
-        self.opened: list[float] = []
+        self.opened: list[Opened] = []
+        self.closed = 0
         given: dict[str, Any] = {"failure_rate": 0.5, "window_s": 60, "recovery_s": 30} | more
         self.breaker = CircuitBreaker(
-            clock=self.clock, sleep=self.clock.sleep, opened=self.opened.append, **given
+            clock=self.clock,
+            sleep=self.clock.sleep,
+            opened=self.opened.append,
+            closed=self._has_closed,
+            **given,
         )
         self.calls = 0
+
+    def _has_closed(self) -> None:
+        self.closed += 1
 
     async def good(self, takes_s: float = 0.0, *, timed: bool = True) -> None:
         async def call() -> None:
@@ -61,7 +69,8 @@ def test_it_opens_at_the_share_of_failed_calls() -> None:
         assert not bench.breaker.is_open, "2 of 5"
         await bench.bad()
         assert bench.breaker.is_open, "3 of 6"
-        assert bench.opened == [30]
+        assert bench.opened == [Opened("", 6, 3, 0)]
+        assert bench.opened[0].reason == "of 6 calls 3 failed"
 
     asyncio.run(main())
 
@@ -146,10 +155,12 @@ def test_one_call_alone_tries_and_a_failure_opens_it_again() -> None:
         await first
         await settled()
         assert bench.calls == 6
-        assert bench.opened == [30, 30]
+        assert [each.reason for each in bench.opened][1:] == ["a trial call failed or was slow"]
+        assert bench.closed == 0
         bench.clock.advance(30)
         await second
         assert bench.calls == 7
+        assert bench.closed == 1
 
     asyncio.run(main())
 
@@ -170,6 +181,90 @@ def test_a_trial_that_is_cancelled_leaves_the_next_one_its_turn() -> None:
         assert bench.calls == 5
         trial.cancel()
         await other
+        assert not bench.breaker.is_open
+
+    asyncio.run(main())
+
+
+def test_slow_calls_have_a_share_of_their_own() -> None:
+    async def main() -> None:
+        bench = Bench(failure_rate=0.2, slow_s=5, slow_rate=0.5)
+        for _ in range(6):
+            await bench.good()
+        for _ in range(5):
+            await bench.good(takes_s=5)
+        assert not bench.breaker.is_open, "5 of 11 are slow, and none failed"
+        await bench.good(takes_s=5)
+        assert bench.breaker.is_open
+        assert bench.opened == [Opened("", 12, 0, 6)]
+        assert bench.opened[0].reason == "of 12 calls 6 were slow"
+
+    asyncio.run(main())
+
+
+def test_several_trial_calls_must_succeed() -> None:
+    async def main() -> None:
+        bench = Bench(trials=2)
+        await bench.open()
+        bench.clock.advance(30)
+        await bench.good()
+        assert bench.breaker.is_open
+        await bench.bad()
+        assert len(bench.opened) == 2
+        bench.clock.advance(30)
+        await bench.good()
+        assert bench.breaker.is_open, "the trial before the failure does not count"
+        await bench.good()
+        assert not bench.breaker.is_open
+        assert bench.closed == 1
+
+    asyncio.run(main())
+
+
+def test_no_more_trial_calls_are_out_than_must_succeed() -> None:
+    async def main() -> None:
+        bench = Bench(trials=2)
+        await bench.open()
+        bench.clock.advance(30)
+        answers: list[asyncio.Future[None]] = []
+
+        async def asked() -> None:
+            answers.append(asyncio.get_running_loop().create_future())
+            await answers[-1]
+
+        calls = [asyncio.ensure_future(bench.breaker.call(asked)) for _ in range(4)]
+        await settled()
+        assert len(answers) == 2
+        answers[0].set_result(None)
+        await settled()
+        assert len(answers) == 2
+        answers[1].set_result(None)
+        await settled()
+        assert len(answers) == 4
+        for each in answers[2:]:
+            each.set_result(None)
+        await asyncio.gather(*calls)
+
+    asyncio.run(main())
+
+
+def test_a_call_that_did_not_reach_the_system_closes_nothing() -> None:
+    async def main() -> None:
+        bench = Bench()
+
+        async def local() -> None:
+            return None
+
+        for _ in range(4):
+            await bench.bad()
+        for _ in range(50):
+            await bench.breaker.call(local, is_counted=lambda: False)
+        await bench.bad()
+        assert bench.breaker.is_open, "5 of 5"
+        bench.clock.advance(30)
+        await bench.breaker.call(local, is_counted=lambda: False)
+        assert bench.breaker.is_open
+        await bench.good()
         assert not bench.breaker.is_open
 
     asyncio.run(main())

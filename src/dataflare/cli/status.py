@@ -50,7 +50,7 @@ def status(workflow: Workflow = None, file: File = None, json: common.Json = Fal
     for view in views:
         if view.message and view.status != "running":
             print(f"{view.workflow}: {view.message}")
-        for line in alerts(view):
+        for line in [*held_back(view), *alerts(view)]:
             print(f"{view.workflow}: {line}")
     return 0
 
@@ -67,6 +67,15 @@ def _row(view: RunView) -> list[str]:
         human.count(view.checkpoints.completed),
         "" if memory is None else human.size(memory),
         slowest(view),
+    ]
+
+
+def held_back(view: RunView) -> list[str]:
+    """A line for each step whose calls a circuit breaker holds back."""
+    return [
+        f"step '{name}': its circuit breaker is open: no calls are made for now"
+        for name, step in view.steps.items()
+        if step.is_held_back
     ]
 
 

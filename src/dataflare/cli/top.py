@@ -98,6 +98,8 @@ def _of_run(view: RunView, before: RunView | None, width: int) -> Iterator[Rende
     slowest = status.slowest(view, before)
     if slowest:
         yield Text.assemble(("  slowest  ", "dim"), slowest)
+    for line in status.held_back(view):
+        yield Text(f"  {line}", "red")
     for alert, line in zip(view.alerts, status.alerts(view), strict=True):
         yield Text(f"  {line}", "red" if alert.state == "firing" else "yellow")
     if view.message and view.status != "running":

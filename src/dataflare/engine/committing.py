@@ -1,6 +1,7 @@
 """A committer whose calls are made again when its system fails in a way worth retrying.
 
-Always true: each of them may be, by the committer's contract; an epoch is committed once.
+Always true: each of them may be, by the committer's contract; an epoch is committed once. For the circuit breaker only
+commits say that the system is well: the other calls reach it in some destinations alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from dataflare.resilience.retry import Retrying
-from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, Owner
+from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, NoCommitter, Owner
 
 
 class RetriedCommitter(Committer):
@@ -20,28 +21,37 @@ class RetriedCommitter(Committer):
         self._committer, self._retrying = committer, retrying
 
     async def marker(self) -> Marker | None:
-        return await self._retrying.call(self._committer.marker)
+        return await self._retrying.call(self._committer.marker, is_counted=_never)
 
     async def owner(self) -> Owner | None:
-        return await self._retrying.call(self._committer.owner)
+        return await self._retrying.call(self._committer.owner, is_counted=_never)
 
     async def supersede(self, epoch: int) -> None:
-        await self._retrying.call(partial(self._committer.supersede, epoch))
+        await self._retrying.call(partial(self._committer.supersede, epoch), is_counted=_never)
 
     async def is_empty(self) -> bool:
-        return await self._retrying.call(self._committer.is_empty)
+        return await self._retrying.call(self._committer.is_empty, is_counted=_never)
 
     async def recover(self, epoch: int, committables: Sequence[Committable]) -> None:
-        await self._retrying.call(partial(self._committer.recover, epoch, committables))
+        await self._retrying.call(
+            partial(self._committer.recover, epoch, committables), is_counted=_never
+        )
 
     async def begin(self, epoch: int) -> None:
-        await self._retrying.call(partial(self._committer.begin, epoch))
+        await self._retrying.call(partial(self._committer.begin, epoch), is_counted=_never)
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
-        await self._retrying.call(partial(self._committer.commit, epoch, committables))
+        await self._retrying.call(
+            partial(self._committer.commit, epoch, committables),
+            is_counted=lambda: not isinstance(self._committer, NoCommitter),
+        )
 
     async def published(self) -> Mapping[str, Any]:
         return await self._committer.published()
 
     async def aclose(self) -> None:
         await self._committer.aclose()
+
+
+def _never() -> bool:
+    return False

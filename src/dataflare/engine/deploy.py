@@ -280,7 +280,9 @@ class Worker:
         )
         context = replace(described, sift=on_error != "fail", epoch=spec.epoch)
         retrying = self.retries.of(stage.name)
-        writer = await retrying.call(partial(stage.destination.open, context, spec.restored))
+        opening = partial(stage.destination.open, context, spec.restored)
+        # Many writers connect with their first rows.
+        writer = await retrying.call(opening, is_counted=lambda: False)
         run_id = (stage.run_column, self.identity.run_id) if stage.run_column else None
         return Writing(writer, on_error, retrying, run_id)
 

@@ -117,6 +117,11 @@ class Writing(Body):
 
     async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
         """A call of the writer, made again after a failure only where the writer goes on with it."""
+        before = self.writer.system_calls
+
+        def is_counted() -> bool:
+            return before is None or self.writer.system_calls != before
+
         if not self.writer.resumes:
-            return await self._retrying.once(call)
-        return await self._retrying.call(call, lambda: self.writer.progress)
+            return await self._retrying.once(call, is_counted=is_counted)
+        return await self._retrying.call(call, lambda: self.writer.progress, is_counted=is_counted)

@@ -57,7 +57,9 @@ async def open_committers(
                 context = await in_thread(destination_context, stage, plan, identity, store)
                 opening = partial(stage.destination.committer, context)
                 retrying = (retries or Retries()).of(stage.name)
-                committers[stage.name] = RetriedCommitter(await retrying.call(opening), retrying)
+                committers[stage.name] = RetriedCommitter(
+                    await retrying.call(opening, is_counted=lambda: False), retrying
+                )
     except BaseException:
         await completed(close_committers(committers))
         raise

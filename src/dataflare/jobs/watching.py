@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dataflare.engine.attempt import Attempt
 from dataflare.engine.metrics import JobMetrics
@@ -24,7 +24,9 @@ from dataflare.observability.logs import RunLogger
 from dataflare.observability.resources import this_process
 from dataflare.observability.view import CheckpointView, RunView, StepView
 from dataflare.planner import Plan
+from dataflare.planner.dead_letters import error_handling
 from dataflare.planner.retries import retry_policies
+from dataflare.resilience.breaker import Opened
 from dataflare.resilience.retry import Retried, Retries
 from dataflare.security.redact import Redactor
 
@@ -64,7 +66,7 @@ class Watch:
         self.alerts = Alerts(workflow.alerts)
         self.metrics: JobMetrics = metrics_of(workflow)
         self._reporter = Reporter(self.metrics, self._options.listener)
-        self._breakers = circuit_breakers(workflow, self._held_back)
+        self._breakers = circuit_breakers(workflow, self._held_back, self._let_through)
         self.retries = Retries(retry_policies(workflow), self._retried, breakers=self._breakers)
 
     @property
@@ -84,11 +86,17 @@ class Watch:
     # -- notices -----------------------------------------------------------------------------------
 
     def say(
-        self, message: str, *, level: str = "info", component: str = "run", step: str | None = None
+        self,
+        message: str,
+        *,
+        level: str = "info",
+        component: str = "run",
+        step: str | None = None,
+        **facts: Any,
     ) -> None:
-        """Tell the user, and the log. level and component: for the log."""
+        """Tell the user, and the log. level, component and facts: for the log."""
         self.message = message
-        self.log.log(level, component, message, step)
+        self.log.log(level, component, message, step, **facts)
         self._reporter.say(message)
 
     def warn(self, texts: Iterable[str]) -> None:
@@ -134,10 +142,27 @@ class Watch:
         message = from_here(f"step '{retried.step}': {retried}")
         self.say(message, level="warning", component="calls", step=retried.step)
 
-    def _held_back(self, step: str, recovery_s: float) -> None:
+    def _held_back(self, system: str, opened: Opened) -> None:
+        """The breaker of a system has opened."""
+        step = opened.step
         self.held_back[step] = self.held_back.get(step, 0) + 1
-        message = f"step '{step}': too many calls fail; none is made for {recovery_s:g} s"
-        self.say(message, level="warning", component="calls", step=step)
+        breaker = error_handling(self.workflow, step).circuit_breaker
+        assert breaker is not None
+        shared = self._breakers[step]
+        others = [f"'{n}'" for n, each in self._breakers.items() if each is shared and n != step]
+        message = (
+            f"step '{step}': {opened.reason} at {system}: none is made for {breaker.recovery:g} s"
+        )
+        if others:
+            message += f", nor by {' and '.join(others)}"
+        facts = {"event": "breaker_opened", "system": system, "calls": opened.calls}
+        facts |= {"failed": opened.failed, "slow": opened.slow}
+        self.say(message, level="warning", component="calls", step=step, **facts)
+
+    def _let_through(self, system: str) -> None:
+        """The breaker of a system has closed."""
+        facts = {"event": "breaker_closed", "system": system}
+        self.say(f"calls to {system} succeed again: all are made", component="calls", **facts)
 
     # -- the view ----------------------------------------------------------------------------------
 

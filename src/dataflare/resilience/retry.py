@@ -71,16 +71,19 @@ class Retrying:
         progress: Callable[[], int] = lambda: 0,
         *,
         timed: bool = True,
+        is_counted: Callable[[], bool] = lambda: True,
     ) -> T:
         """Make a call until it succeeds or the attempts are used up; returns its result. `attempt` must
         be safe to call again after it raised. progress: a number that grows with each step forward; only
-        attempts without progress are counted. timed: see `CircuitBreaker.call`."""
+        attempts without progress are counted. timed and is_counted: see `CircuitBreaker.call`."""
         if injected_faults.ACTIVE is not None:
             attempt = injected_faults.ACTIVE.calling(attempt, self.step)
         if LIVE.get() is not None:
             attempt = called(f"call {self.step}", attempt, {"step": self.step})
         if self._breaker is not None:
-            attempt = partial(self._breaker.call, attempt, timed=timed)
+            attempt = partial(
+                self._breaker.call, attempt, step=self.step, timed=timed, is_counted=is_counted
+            )
         try:
             return await attempt()
         except DataFlareError as error:
@@ -92,7 +95,13 @@ class Retrying:
                 last_error = failure.error
         raise last_error
 
-    async def once(self, attempt: Callable[[], Awaitable[T]], *, timed: bool = True) -> T:
+    async def once(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        *,
+        timed: bool = True,
+        is_counted: Callable[[], bool] = lambda: True,
+    ) -> T:
         """Make a call that must not be repeated; the breaker counts it like other calls."""
         if injected_faults.ACTIVE is not None:
             attempt = injected_faults.ACTIVE.calling(attempt, self.step)
@@ -100,7 +109,7 @@ class Retrying:
             attempt = called(f"call {self.step}", attempt, {"step": self.step})
         if self._breaker is None:
             return await attempt()
-        return await self._breaker.call(attempt, timed=timed)
+        return await self._breaker.call(attempt, step=self.step, timed=timed, is_counted=is_counted)
 
     async def _again(
         self,

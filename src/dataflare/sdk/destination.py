@@ -287,11 +287,14 @@ class Writer(ABC):
     come no further are counted.
     takes_at_once: `write_batch` keeps the rows, or leaves them to threads, and seldom waits. Then the task in front
     of it calls it for small batches, without a channel between them.
+    system_calls: grows with each call of the outside system, for the circuit breaker: a method that made none says
+    nothing of the system. None: each method is such a call.
     """
 
     resumes: ClassVar[bool] = False
     takes_at_once: ClassVar[bool] = False
     progress: int = 0
+    system_calls: int | None = None
     float_losses: Sequence[Loss] = ()
     """Values of floats that the system has no form for, and that are written as NULL or as 0: the run counts
     them, and says so."""

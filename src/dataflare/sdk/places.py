@@ -7,7 +7,11 @@ paths.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -83,6 +87,58 @@ def identity_of(config: Any, context: ConnectorContext) -> str | None:
     if place is None:
         return None
     return f"table {table} in {place}" if table else place
+
+
+_SERVERS = ("connection_string", "connection", "bootstrap_servers", "url", "endpoint", "uri")
+"""The options that name a server, in the order in which they count."""
+_PORTS = {
+    "http": 80, "https": 443, "ws": 80, "wss": 443, "postgres": 5432, "postgresql": 5432, "mysql": 3306,
+    "mariadb": 3306, "redis": 6379, "rediss": 6379, "clickhouse": 8123, "kafka": 9092, "nats": 4222, "mqtt": 1883,
+    "amqp": 5672, "pulsar": 6650, "elasticsearch": 9200, "opensearch": 9200,
+}  # fmt: skip
+_WORD = re.compile(r"(host|hostaddr|port)\s*=\s*'?([^\s']+)")
+
+
+def system_of(type_: str, config: Mapping[str, Any], base: Path) -> str | None:
+    """The outside system that a step's config names: the addresses of its servers, a store's bucket, a database's file.
+    Two steps with the same one talk to the same system. None for files and for what has no address. Without passwords."""
+    for name in _SERVERS:
+        value = config.get(name)
+        texts = [value] if isinstance(value, str) else value
+        if isinstance(texts, list) and texts:
+            hosts = sorted({host for text in texts for host in _hosts(type_, str(text))})
+            return ", ".join(hosts) or None
+    path = config.get("path")
+    if isinstance(path, str):
+        scheme, found, rest = path.partition("://")
+        if found:
+            return f"{scheme.lower()}://{rest.partition('/')[0]}"
+        if any(name in config for name in ("table", "tables", "query")):
+            return os.path.realpath(base / path)
+    region = config.get("region")
+    return f"{type_} in {region}" if isinstance(region, str) else None
+
+
+def _hosts(type_: str, text: str) -> list[str]:
+    """`host:port` of each server in a URL, in `host=... port=...`, or in `a:1,b:2`."""
+    words = dict(_WORD.findall(text))
+    if words and "://" not in text:
+        host = words.get("host") or words.get("hostaddr") or "localhost"
+        return [f"{host.lower()}:{words.get('port') or _PORTS.get(type_, '')}".rstrip(":")]
+    if "://" in text:
+        scheme = urlsplit(text).scheme.lower()
+        servers = urlsplit(text).netloc.rpartition("@")[2]
+    else:
+        scheme, servers = type_, text.rpartition("@")[2].partition("/")[0]
+    default = _PORTS.get(scheme, _PORTS.get(type_))
+    return [
+        _with_port(each.strip().lower(), default) for each in servers.split(",") if each.strip()
+    ]
+
+
+def _with_port(host: str, default: int | None) -> str:
+    has_port = re.search(r":[0-9]+$", host) is not None and (host.count(":") == 1 or "]:" in host)
+    return host if has_port or default is None else f"{host}:{default}"
 
 
 def _texts(config: Any, *names: str) -> tuple[str | None, ...]:

@@ -161,9 +161,24 @@ class CircuitBreaker(_Model):
     failure_rate: float = Field(default=0.5, gt=0, le=1, description="share of failed calls")
     window: Duration = Field(default=60.0, gt=0, description="calls within this time count")
     slow_call: Duration | None = Field(
-        default=None, gt=0, description="a call that takes so long counts as failed"
+        default=None, gt=0, description="a call that takes so long is slow, and counts as failed"
+    )
+    slow_call_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of slow calls; then they do not count as failed",
     )
     recovery: Duration = Field(default=30.0, gt=0, description="time until the next try")
+    trial_calls: int = Field(
+        default=1, ge=1, description="so many calls must succeed before all are made again"
+    )
+
+    @model_validator(mode="after")
+    def _slow_is_said(self) -> CircuitBreaker:
+        if self.slow_call_rate is not None and self.slow_call is None:
+            raise ValueError("'slow_call_rate' needs 'slow_call': how long a slow call takes")
+        return self
 
 
 _PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")

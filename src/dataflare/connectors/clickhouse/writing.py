@@ -41,6 +41,7 @@ class ClickhouseWriter(Writer):
     """Appends batches to the epoch's redo file, without the rows whose values the table would change."""
 
     resumes = True
+    system_calls: int
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class ClickhouseWriter(Writer):
         self._sealed: tuple[int, redo.RedoFile] = (0, redo.RedoFile(None, "", 0))
         self._kinds: tuple[Schema, made_tables.Kinds] | None = None
         self._refused: list[RefusedRow] = []
+        self.system_calls = 0
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         num_bytes = batch.num_bytes
@@ -101,6 +103,7 @@ class ClickhouseWriter(Writer):
     def _find_kinds(self, schema: Schema) -> made_tables.Kinds:
         server, target = self._server, self._target
         client = Client(server)
+        self.system_calls += 1
         try:
             with clickhouse_errors(server.label, f"table '{target.table}'"):
                 return made_tables.kinds(

@@ -193,6 +193,7 @@ class DocumentWriter(Writer):
     resumes = True
     float_losses = ("nan", "infinite")
     rows_out: int
+    system_calls: int
 
     def __init__(
         self,
@@ -213,7 +214,7 @@ class DocumentWriter(Writer):
         self._slices: deque[pl.DataFrame] = deque()
         self._documents: Documents | None = None
         self._refused: list[RefusedRow] = []
-        self._refused_now = self._left_out = self.rows_out = 0
+        self._refused_now = self._left_out = self.rows_out = self.system_calls = 0
         self._mirrors = config.mode == "mirror" and context.complete
         self._baseline = handed_over(context) if self._mirrors else None
         self._refused_total = int(restored.data["refused"]) if self._mirrors and restored else 0
@@ -251,6 +252,7 @@ class DocumentWriter(Writer):
     async def prepare(self, epoch: int, *, final: bool) -> Committable | None:
         await self.flush()
         if final:
+            self.system_calls += 1
             await self._indexes.refresh()
         if not self._mirrors:
             return None
@@ -262,6 +264,7 @@ class DocumentWriter(Writer):
     async def _send_all(self) -> None:
         """Send what was held back. After an error, another call goes on where this one stopped."""
         while self._slices or self._frames:
+            self.system_calls += 1
             if not self._slices:
                 self._slices.extend(_cut(pl.concat(self._frames)))
                 self._frames, self._rows = [], 0

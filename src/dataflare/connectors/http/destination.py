@@ -138,6 +138,7 @@ class WebhookWriter(Writer):
     resumes = True
     float_losses = ("nan", "infinite")
     rows_out: int
+    system_calls: int
 
     def __init__(
         self, client: HttpClient, config: HttpDestinationConfig, context: DestinationContext
@@ -149,7 +150,7 @@ class WebhookWriter(Writer):
         self._last_batch: SharedDataBatch | None = None
         self._requests: deque[tuple[pl.DataFrame, str]] = deque()
         self._refused: list[RefusedRow] = []
-        self.rows_out = 0
+        self.rows_out = self.system_calls = 0
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         if batch is not self._last_batch:
@@ -195,6 +196,7 @@ class WebhookWriter(Writer):
         """Send a request. If the server refuses some of its rows, return the halves to send
         instead."""
         config = self._config
+        self.system_calls += 1
         answer = await self._sender.ask(rows, key)
         if answer.status_code < 300:
             self.rows_out += rows.height

@@ -33,6 +33,7 @@ class EpochWriter(Writer):
     """Puts rows into a redo file."""
 
     resumes = True
+    system_calls = 0
     float_losses = ("nan", "infinite")
 
     def __init__(self, context: DestinationContext) -> None:

@@ -76,6 +76,7 @@ class EpochWriter(MessageWriter):
     """Puts the messages of an epoch into a redo file; the committer sends them."""
 
     resumes = True
+    system_calls = 0
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class TableWriter(Writer):
 
     resumes = True
     takes_at_once = True
+    system_calls: int
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class TableWriter(Writer):
         self._sealed: tuple[int, redo.RedoFile] = (0, redo.RedoFile(None, "", 0))
         self._left_out = 0
         self._unused: asyncio.TimerHandle | None = None
+        self.system_calls = 0
 
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         crash_point(f"{self._type}.write.before_redo")
@@ -102,6 +104,7 @@ class TableWriter(Writer):
         """Give the session the rows that are in the redo file. After an error it has none of the epoch, and reads that
         file."""
         parts, self._unsent = self._unsent, []
+        self.system_calls += self.session.remote
         self._is_sent = False
         for frame, num_bytes in parts:
             self.session.write(self._target, frame, num_bytes, rows_before, self._rows_max)
@@ -123,6 +126,7 @@ class TableWriter(Writer):
 
     def _settle(self) -> Sequence[RefusedRow]:
         self._write()
+        self.system_calls += 1
         with at_step(self._context.step):
             frames, last = self._redo.frames, self._sealed[0]
             refused = self.session.settle(self._target, frames, self._rows_total, last)
@@ -149,6 +153,7 @@ class TableWriter(Writer):
                 self._rows_total += self._sealed[1].rows
                 self._send(before)
             sealed, total = self._sealed[1], self._rows_total
+            self.system_calls += 1
             share = Share(self._target, self._context.redo, sealed, total)
             self.session.prepare(share, epoch, final=final)
         return Committable(self._context.subtask, {**sealed.to_json(), "rows_total": total})
