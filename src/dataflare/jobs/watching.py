@@ -154,7 +154,7 @@ class Watch:
             f"step '{step}': {opened.reason} at {system}: none is made for {breaker.recovery:g} s"
         )
         if others:
-            message += f", nor by {' and '.join(others)}"
+            message += f"; {' and '.join(others)} must wait too"
         facts = {"event": "breaker_opened", "system": system, "calls": opened.calls}
         facts |= {"failed": opened.failed, "slow": opened.slow}
         self.say(message, level="warning", component="calls", step=step, **facts)
