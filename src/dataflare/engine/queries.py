@@ -25,9 +25,11 @@ from typing import Any
 import polars as pl
 from msgspec import Struct, field
 
+from dataflare.engine.failed_changes import parted, parted_by_key
 from dataflare.engine.pool import INLINE_ROWS
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.operators.base import ERROR_COLUMN, Branch, Lowering, RowOperator
+from dataflare.operators.stamp import TIME_FAULTS
 from dataflare.state.index import KeyIndex
 
 LookupTables = Mapping[str, tuple[pl.DataFrame, KeyIndex]]
@@ -55,12 +57,15 @@ class Made(Struct):
 
 
 class Query:
-    """Operators, and the tags of a branch behind them. Called by several threads."""
+    """Operators, and the tags of a branch behind them. by_key: changes have the key of the row that they replace, and not
+    the row. Called by several threads."""
 
     def __init__(
-        self, operators: Sequence[RowOperator], branch: Branch | None, tables: LookupTables
-    ) -> None:
+        self, operators: Sequence[RowOperator], branch: Branch | None, tables: LookupTables, *,
+        by_key: bool = False,
+    ) -> None:  # fmt: skip
         self.operators, self.branch, self.tables = tuple(operators), branch, tables
+        self._by_key = by_key
         self.is_empty = not operators and branch is None
         self._can_fail = any(op.can_fail for op in operators) or bool(branch and branch.can_fail)
         self._noted: _Noted | None = None
@@ -143,11 +148,20 @@ class Query:
         if lowering.sites:
             is_bad = frame[ERROR_COLUMN].is_not_null()
             if is_bad.any():
-                bad, frame = frame.filter(is_bad), frame.filter(~is_bad)
+                bad, frame = self._parted(frame, is_bad)
             frame = frame.drop(ERROR_COLUMN, ROW_COLUMN)
         elif self._can_fail:
             frame = frame.drop(ROW_COLUMN)
         return Made(frame, bad, lowering)
+
+    def _parted(
+        self, frame: pl.DataFrame, is_bad: pl.Series
+    ) -> tuple[pl.DataFrame | None, pl.DataFrame]:
+        if not self._by_key or KIND_COLUMN not in frame.columns:
+            return parted(frame, is_bad)
+        # A delete without a time would go to steps that work by it.
+        is_untimed = (frame[ERROR_COLUMN] % 256).is_in(TIME_FAULTS).fill_null(False)
+        return parted_by_key(frame, is_bad, is_untimed)
 
 
 _Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]

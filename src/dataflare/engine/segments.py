@@ -138,6 +138,7 @@ class SegmentRunner:
         timed: frozenset[int] = frozenset(),
     ) -> None:
         self.segment, self.tables, self.errors = segment, tables, errors
+        self.by_key = segment.by_key
         self.uncounted = uncounted
         self.asked = asked or {}
         self.timed = timed
@@ -240,7 +241,8 @@ class SegmentRunner:
                 outcome.counts.append((operator.step, refused.rows.height, 0))
             given = given if not answers.refused else _rows(answers.frame)
             tables = {operator.step: (answers.table, answers.index)}
-            made, _ = self._query(Query([operator], None, tables), given, outcome)
+            query = Query([operator], None, tables, by_key=self.by_key)
+            made, _ = self._query(query, given, outcome)
         return _rows(made)
 
     def _query(
@@ -252,7 +254,9 @@ class SegmentRunner:
         made = query.run(given.frame)
         failed: dict[str, int] = {}
         if made.bad is not None:
-            failed = self.errors.take(made.bad, made.lowering, given, outcome)
+            taken = self.errors.take(made.bad, made.lowering, given, outcome)
+            # A change by key goes on, as a delete.
+            failed = {} if self.by_key else taken
         counts, entered = query.counts(given.rows, made.frame.height, failed)
         if self.uncounted:
             counts = [each for each in counts if each[0] not in self.uncounted]
@@ -280,15 +284,18 @@ class SegmentRunner:
         operators = list(segment.operators)
         if self.stamp is not None and self.stamp.streaming and self.stamp in operators:
             place = operators.index(self.stamp) + 1
-            self._stamping = Query(operators[:place], None, self.tables)
+            self._stamping = Query(operators[:place], None, self.tables, by_key=self.by_key)
             parts.append(self._stamping)
             operators = operators[place:]
         while (
             cut := next((i for i, op in enumerate(operators) if op.runs_alone), None)
         ) is not None:
-            parts += [Query(operators[:cut], None, self.tables), operators[cut]]
+            parts += [
+                Query(operators[:cut], None, self.tables, by_key=self.by_key),
+                operators[cut],
+            ]
             operators = operators[cut + 1 :]
-        parts.append(Query(operators, segment.branch, self.tables))
+        parts.append(Query(operators, segment.branch, self.tables, by_key=self.by_key))
         self._parts[id(segment)] = parts
         for _, _, children, _ in segment.children:
             for child in children:

@@ -81,7 +81,10 @@ def feed_of(graph: Graph, step: str, columns: Iterable[str]) -> Feed | str:
         if isinstance(behind, StatefulNode) and not behind.operator.spread:
             return _whole(graph, behind.step, behind.id)
     if arriving_kinds(row_kinds(graph), graph.nodes[feed.first]) - INSERTS:
-        return f"step '{step}' receives updates and deletes, and letters do not say which of these they are"
+        return (
+            f"step '{step}' receives changes, and their rows may have changed since: fix the cause, read the table again "
+            "(`dataflare resync`, or a run with --fresh), and throw the letters away with `dataflare dlq purge`"
+        )
     return feed
 
 

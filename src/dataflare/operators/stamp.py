@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 WITHOUT_TIME = 250
 AHEAD_OF_CLOCK = 249
 OUT_OF_YEARS = 248
+TIME_FAULTS = (WITHOUT_TIME, AHEAD_OF_CLOCK, OUT_OF_YEARS)
 """Kinds of faults, as in `dataflare.expr.rowerrors`: dead letters store them."""
 
 

@@ -53,12 +53,14 @@ class Edge(Struct, frozen=True):
 
 class Segment(Struct, frozen=True):
     """One lazy query: operators, and an optional branch. children: for each output, its schema, its
-    segments and the edges to which it sends."""
+    segments and the edges to which it sends. by_key: of the first one behind a source, whether its changes have the key of
+    the row that they replace, and not the row."""
 
     operators: tuple[RowOperator, ...]
     schema: Schema
     branch: Branch | None = None
     children: tuple[tuple[str | None, Schema, tuple[Segment, ...], tuple[int, ...]], ...] = ()
+    by_key: bool = False
 
     def lookups(self) -> list[Lookup]:
         lookups = [op for op in self.operators if isinstance(op, Lookup)]
@@ -265,10 +267,13 @@ class _Builder:
 
     def _body(self, stage: int, port: Port, schema: Schema, steps: list[str]) -> Segment:
         """The tree of segments behind `port`. Its root has no operators."""
+        node = self.graph.nodes[port.node]
+        by_key = isinstance(node, SourceNode) and node.connector.capabilities().deletes_by_key
         segments, edges = self._behind(stage, port, schema, steps)
         if len(segments) == 1 and not edges:
-            return segments[0]
-        return Segment((), schema, None, ((None, schema, tuple(segments), tuple(edges)),))
+            return replace(segments[0], by_key=by_key)
+        children = ((None, schema, tuple(segments), tuple(edges)),)
+        return Segment((), schema, None, children, by_key)
 
     def _behind(
         self, stage: int, port: Port, schema: Schema, steps: list[str]

@@ -159,6 +159,7 @@ class Decoders:
         return TableDecoder(
             relation.label,
             followed.stream,
+            followed.has_old_rows,
             self._texts_before(followed, logged_columns),
             logged,
             followed.key,

@@ -20,6 +20,7 @@ from dataflare.connectors.postgres.cdc.values import Ask, first_unfit, typed
 from dataflare.connectors.postgres.relation import Column
 from dataflare.errors import DataFlareError, SystemError_
 from dataflare.model.batch import KIND_COLUMN, RowKind
+from dataflare.model.halves import without_rows
 from dataflare.model.unchanged import marked
 from dataflare.sdk.source import BadRow, SourceBatch
 from dataflare.sdk.sql.originals import original_row
@@ -27,6 +28,9 @@ from dataflare.sdk.sql.table_reads import new_fields
 
 Locate = Callable[[pl.DataFrame, Sequence[Part]], Sequence[int]]
 """In which part each key is. Keys are texts, one column for each column of the key."""
+
+
+_COMING = (RowKind.INSERT.value, RowKind.UPDATE_AFTER.value)
 
 
 class SeenOnly(Struct, frozen=True):
@@ -46,13 +50,14 @@ class SeenOnly(Struct, frozen=True):
 
 
 class TableDecoder(Struct, frozen=True):
-    """label: of the table, for messages. stream: as in Followed. before: by column that the log lacks, the
+    """label: of the table, for messages. stream, has_old_rows: as in Followed. before: by column that the log lacks, the
     text that the rows have in it, where it is not NULL. logged: as the log describes it. key: the columns that identify a row.
     columns: those of the output; one that the log lacks is NULL. new: columns that the output lacks. needs_unchanged: as in
     Followed."""
 
     label: str
     stream: str | None
+    has_old_rows: bool
     before: Mapping[str, bytes]
     logged: LoggedTable
     key: tuple[str, ...]
@@ -152,11 +157,19 @@ class TableDecoder(Struct, frozen=True):
         if left_out:
             frame = marked(frame, left_out)
         unfit_rows = first_unfit(unfits)
-        bad = [self._bad(texts, row, name) for row, name in sorted(unfit_rows.items())]
+        # What does not fit was never given, so that only its coming is told.
+        bad = [
+            self._bad(texts, row, name)
+            for row, name in sorted(unfit_rows.items())
+            if rows.kinds[row] in _COMING
+        ]
         numbers = None
-        if bad:
-            good = ~pl.int_range(height, eager=True).is_in(list(unfit_rows))
-            frame, numbers = frame.filter(good), good.arg_true()
+        if unfit_rows:
+            of_key = first_unfit([each for each in unfits if each[0] in self.key])
+            every = pl.int_range(height, eager=True)
+            frame, numbers = self._without(
+                frame, every.is_in(list(unfit_rows)), every.is_in(list(of_key))
+            )
         found = new_fields(frame, {c.name: str(c.type) for c in self.new}, numbers)
         return SourceBatch(
             frame.drop([column.name for column in self.new]) if self.new else frame,
@@ -166,6 +179,27 @@ class TableDecoder(Struct, frozen=True):
             new_fields=found,
             stream=self.stream,
         )
+
+    def _without(
+        self, frame: pl.DataFrame, unfit: pl.Series, unfit_key: pl.Series
+    ) -> tuple[pl.DataFrame, pl.Series]:
+        """The rows that are left, and their numbers. What an update has replaced that does not fit is not true any more, so
+        it is deleted. unfit, unfit_key: the rows that do not fit, and those of which the key does not."""
+        if self.has_old_rows:
+            return without_rows(frame, unfit), (~unfit).arg_true()
+        is_gone = unfit & ~unfit_key & (frame[KIND_COLUMN] == RowKind.UPDATE_AFTER)
+        kept = {*self.key, *(column.name for column in self.columns if column.is_fact)}
+        others = [n for n in frame.columns if n not in kept and n != KIND_COLUMN]
+        as_delete = pl.lit(RowKind.DELETE, pl.UInt8)
+        frame = frame.with_columns(
+            pl.when(pl.lit(is_gone))
+            .then(as_delete)
+            .otherwise(pl.col(KIND_COLUMN))
+            .alias(KIND_COLUMN),
+            *(pl.when(~pl.lit(is_gone)).then(pl.col(name)).alias(name) for name in others),
+        )
+        stays = ~unfit | is_gone
+        return frame.filter(stays), stays.arg_true()
 
     def _place(self, texts: Mapping[str, pl.Series], row: int) -> str:
         where = ", ".join(f"{name} {texts[name][row]}" for name in self.key if name in texts)
