@@ -243,5 +243,5 @@ def test_a_table_that_left_the_publication(orders: Database, tmp_path: Path) -> 
     error = refused(copy)
     assert (error.code, error.help) == (
         "E0605",
-        f'ALTER PUBLICATION "{name}" ADD TABLE "public"."orders"',
+        f'ALTER PUBLICATION "{name}" ADD TABLE ONLY "public"."orders"',
     )

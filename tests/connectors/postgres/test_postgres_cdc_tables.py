@@ -49,6 +49,27 @@ def test_a_table_without_a_key_is_written_as_changes(logical: Database, tmp_path
     assert copy.rows("select id, name from orders where _op = 'delete'") == [(2, "n")]
 
 
+def test_rows_of_tables_that_inherit_are_neither_read_nor_followed(
+    orders: Database, tmp_path: Path
+) -> None:
+    orders.execute(
+        "create table gifts (note text) inherits (orders)", "insert into gifts values (50, 'g', 'x')",
+        "create table more (primary key (id)) inherits (orders)",
+    )  # fmt: skip
+    copy = Copy(orders, tmp_path)
+    result = copy.catch_up()
+    assert [w for w in result.warnings if "inherit from it (gifts, more)" in w]
+    assert copy.rows() == [(1, "a"), (2, "b")]
+    # The table has no key, and its updates are not refused, because it is not published.
+    orders.execute(
+        "update orders set name = name || '!'", "insert into gifts values (51, 'h', 'y')",
+        "delete from orders where id in (2, 50)", "insert into more values (2, 'm')",
+    )  # fmt: skip
+    copy.catch_up()
+    assert copy.rows() == [(1, "a!")] == orders.rows("select * from only orders")
+    assert orders.rows("select tablename::text from pg_publication_tables") == [("orders",)]
+
+
 def test_a_partitioned_table_is_one(logical: Database, tmp_path: Path) -> None:
     logical.execute(
         "create table orders (id int primary key, name text) partition by range (id)",

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 from msgspec import Struct
+from msgspec.structs import replace
 from psycopg.pq import ExecStatus
 
 from dataflare.connectors.postgres.types import PgType
@@ -39,7 +40,8 @@ class PgColumn(Struct, frozen=True):
 class Table(Struct, frozen=True):
     """kind: relkind. keys: the column sets that are unique and never NULL, the primary key first.
     uniques: all unique column sets, in index order, that ON CONFLICT can name. rows: an estimate.
-    rights: what the user may do with it. row_security: policies hold for the user."""
+    rights: what the user may do with it. row_security: policies hold for the user. own_keys, own_primary: of its own
+    rows, where the rows of tables that inherit from it may have the same."""
 
     oid: int
     folder: str
@@ -53,6 +55,12 @@ class Table(Struct, frozen=True):
     rights: frozenset[str]
     row_security: bool
     primary: tuple[str, ...] = ()
+    own_keys: tuple[tuple[str, ...], ...] = ()
+    own_primary: tuple[str, ...] = ()
+
+    def alone(self) -> Table:
+        """Without the rows of tables that inherit from it."""
+        return replace(self, keys=self.own_keys, primary=self.own_primary)
 
     @property
     def sql(self) -> str:
@@ -211,13 +219,13 @@ def _table(db: Connection, row: Sequence[Any]) -> Table:
     uniques = [tuple(names) for names, _ in indexes]
     primary = next((tuple(names) for names, is_primary in indexes if is_primary), ())
     keys = tuple(names for names in uniques if all(columns[n].not_null for n in names))
-    if has_heirs:  # their rows are read too, and may have equal keys
-        keys = ()
     estimate = rows if rows and rows > 0 else pages * 60
-    return Table(
+    table = Table(
         oid, folder, name, kind, columns, keys, tuple(map(frozenset, uniques)), int(estimate), int(pages),
-        frozenset(rights), bool(row_security), () if has_heirs else primary,
+        frozenset(rights), bool(row_security), primary, keys, primary,
     )  # fmt: skip
+    # The rows of others are read too, and may have equal keys.
+    return replace(table, keys=(), primary=()) if has_heirs else table
 
 
 def table_names(db: Connection) -> list[str]:

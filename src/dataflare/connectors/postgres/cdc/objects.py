@@ -124,7 +124,8 @@ def addition(name: str, tables: Sequence[Table]) -> str:
 
 
 def _listed(tables: Sequence[Table]) -> str:
-    return ", ".join(table.sql for table in tables)
+    """Without tables that inherit from them, whose updates the server could refuse."""
+    return ", ".join(table.sql if table.kind == "p" else f"ONLY {table.sql}" for table in tables)
 
 
 def check_publication(db: Connection, names: Names, tables: Sequence[Table]) -> bool:
@@ -198,6 +199,15 @@ def dropped(db: Connection, tables: Collection[int]) -> set[int]:
     """Which of these tables are not there any more."""
     rows = db.execute("select oid from pg_class where oid = any(%s)", (list(tables),)).fetchall()
     return set(tables) - {oid for (oid,) in rows}
+
+
+def heirs(db: Connection, tables: Collection[int]) -> dict[int, list[str]]:
+    """By number of a table, the tables that inherit from it, without partitions."""
+    sql = (
+        "select inhparent, array_agg(inhrelid::regclass::text order by 1) from pg_inherits i join pg_class c on "
+        "c.oid = i.inhrelid where inhparent = any(%s) and not c.relispartition group by 1"
+    )
+    return dict(db.execute(sql, (list(tables),)).fetchall())
 
 
 def names_now(db: Connection, tables: Collection[int]) -> dict[int, str]:

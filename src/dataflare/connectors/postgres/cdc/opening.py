@@ -74,7 +74,17 @@ def first_place(
         names.slot, names.publication, system["systemid"], int(system["timeline"]), lsn, _new(db, following, tables)
     )  # fmt: skip
     is_again = facts is not None and following.copies
-    return Opened(place, (_again(names, tables),) if is_again else ())
+    warnings = [*_heirs(db, following), *([_again(names, tables)] if is_again else [])]
+    return Opened(place, warnings)
+
+
+def _heirs(db: Connection, following: Following) -> list[str]:
+    """What users are told of tables that others inherit from."""
+    return [
+        f"table '{following.tables[oid].name}' is read without the rows of the tables that inherit from it "
+        f"({', '.join(heirs[:_SHOWN])}): their changes are not its changes, so name them in 'tables'"
+        for oid, heirs in objects.heirs(db, following.tables).items()
+    ]
 
 
 def _again(names: Names, tables: Sequence[Followed]) -> str:
@@ -142,7 +152,7 @@ def checked(
         resyncs.asked(following.folder), replace(place, tables=kept), following.tables, starts=True
     )
     looked = rewrites.look(db, following, {o: each for o, each in kept.items() if o not in anew})
-    warnings = [*looked.told]
+    warnings = [*_heirs(db, following), *looked.told]
     for oid, there in kept.items():
         if oid in anew:
             continue

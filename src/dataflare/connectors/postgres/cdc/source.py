@@ -58,6 +58,10 @@ class ChangeSource(TableChanges, kw_only=True):
         """The table as its changes are read. Raises an error if they cannot be."""
         assert relation.table is not None
         check_server(db, server)
+        relation = replace(
+            relation, table=relation.table.alone(), primary=relation.table.own_primary
+        )
+        assert relation.table is not None
         kind, key = identity_of(db, relation.table, server)
         large = (n for n, c in relation.table.columns.items() if c.large and n not in key)
         self.identity = Identity(key, kind == "f", () if kind == "f" else tuple(large))
@@ -67,7 +71,9 @@ class ChangeSource(TableChanges, kw_only=True):
             [*relation.table.columns], columns_of(self.facts), relation.label, self.context.step
         )
         columns += tuple(_fact(name) for name in columns_of(self.facts))
-        return replace(relation, key=key, columns=columns)
+        # The log has changes of a table that inherits as those of that table; of a partition as those of the whole.
+        only = "" if relation.table.kind == "p" else "only "
+        return replace(relation, key=key, columns=columns, source=f"{only}{relation.source}")
 
     def split(self, carried: Mapping[str, Any] | None, until: int | None) -> Split:
         return self.split_from(carried or {}, until)

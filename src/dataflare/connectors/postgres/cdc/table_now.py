@@ -46,10 +46,10 @@ def as_it_is(db: Connection, followed: Followed, server: str) -> Followed:
     if not new:
         return followed
     relation = followed.reading.relation
-    relation = replace(relation, columns=(*relation.columns, *new), table=table)
+    relation = replace(relation, columns=(*relation.columns, *new), table=table.alone())
     output = (*followed.reading.output, *(column.name for column in new))
     reading = replace(followed.reading, relation=relation, output=output)
-    return replace(followed, reading=reading, table=table, new=new)
+    return replace(followed, reading=reading, table=table.alone(), new=new)
 
 
 def _check(column: Column, table: Table, label: str) -> None:
