@@ -99,7 +99,8 @@ class Scenario:
         }
         if isinstance(self.side, PostgresSide):
             self.side.is_whole = not keeps_values or rng.random() < 0.5
-        self.may_resync = self.workload.truncates = is_ours and "kafka" not in servers
+        self.may_resync = "kafka" not in servers
+        self.workload.truncates = is_ours and self.may_resync
         stack.callback(self.workload.close)
         self.events: list[str] = []
         self.process: RunProcess | None = None

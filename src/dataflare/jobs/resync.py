@@ -36,7 +36,7 @@ def resync(workflow: Workflow, home: Path, table: str) -> str:
     if not found and (any(table in each for each in others.values()) or (others and not sources)):
         raise RunError(
             f"'{table}' cannot be read again by itself: a source of type {' or '.join(sorted(types))} cannot do it, and one "
-            "of type postgres can",
+            "of type postgres or mysql can",
             code="E0809",
             help="empty its copies in the destination, and run with --fresh to read all tables of the workflow anew",
         )

@@ -38,11 +38,14 @@ class Plain(Database):
 
 
 class Follower:
-    """Runs that go on where the last one ended, each to the end of the log."""
+    """Runs that go on where the last one ended, each to the end of the log. refusing: a step behind it that takes no
+    TRUNCATE. warnings: of the last run."""
 
     def __init__(self, database: Database, table: str, **config: Any) -> None:
         self.database, self.table, self.config = database, table, config
         self.carried: Any = None
+        self.refusing: str | None = None
+        self.warnings: list[str] = []
 
     def source(self, **more: Any) -> Any:
         changes = {"stop": "latest", **self.config.get("cdc", {}), **more}
@@ -52,8 +55,18 @@ class Follower:
         """The rows that the next run gives, each with its kind in front."""
         source = self.source()
         await source.schema()
+        if self.refusing is not None:
+            source.not_truncated = {None: self.refusing}
         [split] = await source.splits(self.carried)
+        opened, readers = source.open, []
+
+        async def open_split(*values: Any) -> Any:
+            readers.append(await opened(*values))
+            return readers[-1]
+
+        source.open = open_split
         frames, position = await drain(source, split, None, rows_max)
+        self.warnings = [text for reader in readers for text in reader.warnings]
         self.carried = source.carry({split.id: position})
         await source.aclose()
         return rows_of(frames)

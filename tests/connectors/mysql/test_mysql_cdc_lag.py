@@ -133,20 +133,3 @@ def test_the_command_shows_where_the_next_run_goes_on(
     assert status(1)["lost"] is True
     assert execute(["cdc", "drop", "shop.yaml"]) == 0
     assert "there is nothing to drop" in capsys.readouterr().out
-
-
-def test_a_table_is_not_read_again_by_itself(
-    plain: Plain,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    plain.execute("create table t (id int primary key)")
-    text = WORKFLOW.replace("DSN", plain.dsn).replace("MODE", "batch")
-    (tmp_path / "shop.yaml").write_text(text)
-    assert execute(["resync", "shop.yaml", "t", "--json"]) == 1
-    error = json.loads(capsys.readouterr().out)["error"]
-    assert error["code"] == "E0809"
-    assert "a source of type mysql cannot do it, and one of type postgres can" in error["message"]
-    assert "run with --fresh" in error["help"]

@@ -15,6 +15,8 @@ from mysql_kit import Database
 from random_writers import Statements, Writers
 
 from dataflare.connectors.mysql.cdc import reader as readers
+from dataflare.connectors.mysql.cdc import rereading
+from dataflare.sdk import resyncs
 
 _IN_THE_WAY = (1062, 1205, 1213, 1412)
 
@@ -56,14 +58,23 @@ class Log(streams_law.Log):
         return not table["reads"]
 
     def alter(self, rng: random.Random, attempt: int) -> None:
-        """The rest is read in a new snapshot after a few rows."""
+        """The rest is read in a new snapshot after a few rows; a table is read again, or is made anew."""
         readers._PART_ROWS = rng.choice([7, 30, 1_000_000])
+        rereading.WHOLE_ROWS = rng.choice([0, 10, 1_000_000])
+        if attempt and rng.random() < 0.5:
+            resyncs.ask(self.database.folder, f"in.{rng.choice(['t', 'u'])}")
+        if attempt and rng.random() < 0.5:
+            self.database.execute(
+                *rng.choice([["drop table u"], ["rename table u to gone", "drop table gone"]])
+            )
+            self.create("u", streams_law.COLUMNS)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(6))
 def test_each_change_of_each_table_comes_once(
     plain: Plain, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "_PART_ROWS", 7)
+    monkeypatch.setattr(rereading, "WHOLE_ROWS", 1_000_000)
     rng = random.Random(seed)
     asyncio.run(streams_law.follow(Log(plain, rng), rng))

@@ -17,6 +17,7 @@ from dataflare.connectors.mysql.relation import Column, Relation, backticked, fi
 from dataflare.connectors.mysql.shards import make_splits
 from dataflare.connectors.mysql.tables import find_place, tables_and_views
 from dataflare.model.progress import Position, Split
+from dataflare.sdk import resyncs
 from dataflare.sdk.catalog import Entry
 from dataflare.sdk.logs import KeptLog, SupportsLog
 from dataflare.sdk.source import SplitReader, SupportsCommits
@@ -24,6 +25,7 @@ from dataflare.sdk.sql.changes import Committed
 from dataflare.sdk.sql.checksums import SupportsChecksums
 from dataflare.sdk.sql.config import Incremental
 from dataflare.sdk.sql.incremental import State
+from dataflare.sdk.sql.read_again import states
 from dataflare.sdk.sql.table_streams import TableStreams
 from dataflare.sdk.threads import in_thread
 
@@ -57,6 +59,7 @@ config:
     config: MysqlSourceConfig
 
     finds_new_fields = True
+    resyncs = True
 
     def __init__(self, config: MysqlSourceConfig, context: Any) -> None:
         super().__init__(config, context)
@@ -141,7 +144,9 @@ config:
         return await in_thread(
             self.with_db,
             "its log",
-            lambda db: log.reader(db, server, step, followed, split, position, self._committed),
+            lambda db: log.reader(
+                db, server, step, followed, split, position, self._committed, self.context.folder
+            ),
         )
 
     def followed(self, stream: str | None, not_truncated: str | None) -> Followed:
@@ -157,6 +162,14 @@ config:
         if self.log is not None:
             for position in positions.values():
                 self._committed.position = position.value
+                await in_thread(self._tell_resyncs, position.value)
+
+    def _tell_resyncs(self, position: Mapping[str, Any]) -> None:
+        from dataflare.connectors.mysql.cdc.standing import tables_read
+
+        folder = self.context.folder
+        if folder is not None and (asked := resyncs.asked(folder)):
+            resyncs.tell(folder, states(tables_read(position), asked, self.context.step))
 
     async def kept_log(self, position: Mapping[str, Any]) -> KeptLog | None:
         if self.log is None:

@@ -160,11 +160,3 @@ def truncated(label: str, table: str, refusing: str, step: str) -> SystemError_:
         help="empty the destination, and run with --fresh to read the table and its changes anew",
         notes=[f"of {table} everything before TRUNCATE was written"],
     )
-
-
-def made_again(label: str, server: str) -> SystemError_:
-    return SystemError_(
-        f"{label} in {server} was dropped and made again: what was read before belongs to the old table",
-        code="E0605",
-        help="run with --fresh",
-    )

@@ -25,6 +25,7 @@ from dataflare.formats.text_write import python_row
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.sdk.source import BadRow
 from dataflare.sdk.sql.originals import original_row
+from dataflare.sdk.sql.read_again import READ_AGAIN
 
 Behind = Callable[[pl.DataFrame], Flags]
 """Which keys the reader of the table has not reached yet."""
@@ -279,7 +280,7 @@ class Batches:
         return DataError(
             f"table '{self._name}' was changed: {what}",
             code="E0545",
-            help="run with --fresh to read the table and its changes anew",
+            help=READ_AGAIN,
         )
 
 

@@ -23,6 +23,7 @@ from dataflare.connectors.mysql.connection import VALUE, Db
 from dataflare.connectors.mysql.relation import Column
 from dataflare.connectors.mysql.tables import Place
 from dataflare.errors import DataError
+from dataflare.sdk.sql.read_again import READ_AGAIN
 
 _INTEGERS = {
     "tinyint": codes.TINY, "smallint": codes.SHORT, "mediumint": codes.INT24, "int": codes.LONG,
@@ -145,7 +146,7 @@ class Decoder:
         return DataError(
             f"table '{self._table}' was changed: {what} than {self._logged.declared}",
             code="E0545",
-            help="run with --fresh to read the table and its changes anew",
+            help=READ_AGAIN,
         )
 
     def read(

@@ -20,6 +20,7 @@ from dataflare.connectors.mysql.cdc.statements import Statement, Verdict
 from dataflare.connectors.mysql.cdc.table_map import TableMap, length_at, table_map
 from dataflare.errors import DataError, InternalError, SystemError_
 from dataflare.sdk.sql.changes import truncated
+from dataflare.sdk.sql.read_again import ANOTHER, READ_AGAIN
 
 _HEADER = 19
 _QUERY, _ROTATE, _FORMAT, _XID, _TABLE_MAP = 2, 4, 15, 16, 19
@@ -70,7 +71,7 @@ class Truncation(NamedTuple):
 class Tracked(Struct, frozen=True):
     """A table that is followed. columns: where the log is read from. read: those that are read, in lower case. step: for
     errors. is_of_many: whether the run goes on without it when it is dropped. not_truncated: the step behind it that takes
-    no TRUNCATE."""
+    no TRUNCATE. copies: whether its rows were given."""
 
     schema: str
     name: str
@@ -79,10 +80,15 @@ class Tracked(Struct, frozen=True):
     step: str
     is_of_many: bool
     not_truncated: str | None = None
+    copies: bool = True
 
     @property
     def label(self) -> str:
         return f"{self.schema}.{self.name}"
+
+    @property
+    def may_be_read_again(self) -> bool:
+        return self.copies and self.not_truncated is None
 
     @property
     def mark(self) -> bytes:
@@ -93,11 +99,12 @@ class Tracked(Struct, frozen=True):
 
 class Piece(Struct):
     """Changes in order. end: the place behind them; None inside a transaction. columns: of the tables behind them. gone:
-    those that were dropped."""
+    those that were dropped. again: those whose rows are others since, and why."""
 
     changes: list[Change | Truncation]
     columns: Mapping[str, Columns]
     gone: frozenset[str]
+    again: Mapping[str, str]
     end: Place | None = None
 
     def by_table(self) -> dict[str, list[Change | Truncation]]:
@@ -140,6 +147,8 @@ class Assembler:
         self.columns: Mapping[str, Columns] = {each.label: each.columns for each in tables}
         """Of the tables, behind the last event."""
         self.gone: frozenset[str] = frozenset()
+        self.again: Mapping[str, str] = {}
+        """Tables that are to be read again, and why: their rows behind that are not kept."""
         self._tracked = list(tables)
         self._marks = {each.mark: each for each in tables}
         self._server = server
@@ -198,10 +207,10 @@ class Assembler:
         """The changes of transactions that have ended, or what there is of the open one if none has."""
         if self._complete or not self._changes:
             done = self._changes[: self._complete]
-            piece = Piece(done, self.columns, self.gone, self.end)
+            piece = Piece(done, self.columns, self.gone, self.again, self.end)
             self._changes = self._changes[self._complete :]
         else:
-            piece = Piece(self._changes, self.columns, self.gone)
+            piece = Piece(self._changes, self.columns, self.gone, self.again)
             self._changes = []
         self._complete = 0
         self.held_bytes = sum(len(each.rows) for each in self._changes)
@@ -247,7 +256,7 @@ class Assembler:
                 f"a transaction of XA changed table '{self._changed.label}', and such transactions are not read, "
                 "because they are in the log before they are committed",
                 code="E0545",
-                help="run with --fresh to read the table and its changes anew",
+                help=READ_AGAIN,
             )
         self._finish(event)
 
@@ -266,7 +275,7 @@ class Assembler:
         number = int.from_bytes(body[:6], "little")
         middle = 8 + body[8] + 2
         tracked = self._marks.get(body[8 : middle + body[middle] + 2])
-        if tracked is None:
+        if tracked is None or tracked.label in self.again:
             self._tables.pop(number, None)
             return
         if tracked.label in self.gone:
@@ -352,12 +361,16 @@ class Assembler:
         verdict, is_gone = statement.to(table.schema, table.name), table.label in self.gone
         match verdict:
             case Verdict.COMES if is_gone:
-                raise self._altered(statement, table)
+                self.gone -= {table.label}
+                self._read_again(statement, table, ANOTHER)
             case _ if is_gone:
                 return
             case Verdict.GOES if table.is_of_many:
                 self.gone |= {table.label}
+                self.again = {k: why for k, why in self.again.items() if k != table.label}
                 self._forget()
+            case _ if table.label in self.again:
+                return
             case Verdict.TRUNCATES if table.not_truncated is None:
                 self._changes.append(Truncation(table.label))
             case Verdict.TRUNCATES:
@@ -365,13 +378,16 @@ class Assembler:
                 label = f"table '{table.label}' in {self._server}"
                 raise truncated(label, table.label, table.not_truncated, table.step)
             case Verdict.CHANGES_TABLE | Verdict.GOES:
-                raise self._altered(statement, table)
+                self._read_again(statement, table)
             case Verdict.CHANGES_COLUMNS:
                 clauses = statement.column_clauses(table.schema, table.name)
                 try:
                     columns = altered(self.columns[table.label], clauses, table.read)
                 except Refused as refused:
-                    raise self._altered(statement, table, refused) from None
+                    if refused.is_drop:
+                        raise self._altered(statement, table, refused) from None
+                    self._read_again(statement, table, refused=refused)
+                    return
                 self.columns = {**self.columns, table.label: columns}
                 self._forget()
             case Verdict.NOT_UNDERSTOOD:
@@ -380,13 +396,13 @@ class Assembler:
                     f"{statement.head} ...",
                     code="E0545",
                     step=table.step,
-                    help="run with --fresh to read the table and its changes anew",
+                    help=READ_AGAIN,
                 )
             case Verdict.CHANGES_ROWS:
                 raise self._lost(
                     f"it has a statement in place of the rows that it changed: {statement.head} ...",
-                    "set global binlog_format = 'ROW', and close the sessions that are open; then run with --fresh to "
-                    "read the table and its changes anew",
+                    "set global binlog_format = 'ROW', and close the sessions that are open; then "
+                    f"{READ_AGAIN}",
                 )
 
     def _forget(self) -> None:
@@ -394,15 +410,26 @@ class Assembler:
         self._maps.clear()
         self._tables.clear()
 
+    def _read_again(
+        self, statement: Statement, table: Tracked, why: str = "", refused: Refused | None = None
+    ) -> None:
+        """Its rows are others from here on. Raises an error where it cannot be read again."""
+        if not table.may_be_read_again:
+            raise self._altered(statement, table, refused)
+        self.again = {**self.again, table.label: why or f"it was changed by {statement.shown}"}
+        self._forget()
+
     def _altered(
         self, statement: Statement, table: Tracked, refused: Refused | None = None
     ) -> DataError:
         why = f"; {refused.why}" if refused is not None and refused.why else ""
-        help_ = "run with --fresh to read the table and its changes anew"
+        if (step := table.not_truncated) is not None:
+            why += f"; step '{step}' cannot take back the rows that it has"
+        help_ = READ_AGAIN
         if refused is not None and refused.is_drop:
             help_ = (
-                "run again: the run then has the columns that the table has now. If it has this column again, run with "
-                "--fresh"
+                "run again: the run then has the columns that the table has now. If it has this column again, "
+                f"{READ_AGAIN}"
             )
         return DataError(
             f"table '{table.label}' was changed by the statement: {statement.shown}{why}",
@@ -415,7 +442,7 @@ class Assembler:
         return SystemError_(
             f"the log of {self._server} cannot be followed: {what}",
             code="E0605",
-            help=help_ or "run with --fresh to read the table and its changes anew",
+            help=help_ or READ_AGAIN,
         )
 
 

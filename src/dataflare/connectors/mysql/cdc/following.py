@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -11,13 +12,14 @@ from msgspec.structs import replace
 from dataflare.connectors.mysql import tables
 from dataflare.connectors.mysql.cdc.batches import Decoded, Table, pieces
 from dataflare.connectors.mysql.cdc.change_facts import FactColumns
+from dataflare.connectors.mysql.cdc.checks import check_table
 from dataflare.connectors.mysql.cdc.columns import described
 from dataflare.connectors.mysql.cdc.events import Change
 from dataflare.connectors.mysql.cdc.place import Place
 from dataflare.connectors.mysql.connection import Db, Server
 from dataflare.connectors.mysql.reader import Reading
 from dataflare.connectors.mysql.relation import Relation, backticked
-from dataflare.errors import SystemError_
+from dataflare.errors import DataError, SystemError_
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.sdk.source import SourceBatch
 from dataflare.sdk.sql.table_reads import new_fields
@@ -50,8 +52,12 @@ class Followed(Struct, frozen=True):
     def now(self, db: Db, *, reads: bool) -> Table:
         """What the catalogue says of it. reads: whether its rows are to be read. Raises SystemError_ for a table that is
         not there any more; of one of many the log tells that."""
-        if tables.find_place(db, self.table.schema, backticked(self.table.name)) is not None:
-            return catalogued(db, self.find(db), self.table)
+        found = tables.find_place(db, self.table.schema, backticked(self.table.name))
+        if found is not None:
+            relation = self.find(db)
+            if reads:
+                self._check(db, found, relation)
+            return catalogued(db, relation, found)
         if self.stream is not None and not reads:
             return self.planned
         raise SystemError_(
@@ -59,6 +65,16 @@ class Followed(Struct, frozen=True):
             code="E0605",
             help="run again",
         )
+
+    def _check(self, db: Db, found: tables.Place, relation: Relation) -> None:
+        """Raises an error if the rows of the table cannot be read as the run has planned it: it may be another one by now."""
+        check_table(db, found, self.reading.server.label)
+        if relation.key != self.reading.relation.key:
+            raise DataError(
+                f"{relation.label} in {self.reading.server.label} has another key than when the run began",
+                code="E0545",
+                help="run again: the run then has the key that the table has now",
+            )
 
     def with_new(self, now: Table) -> Reading:
         """Its rows with the columns that came behind the plan."""
@@ -72,7 +88,8 @@ class Followed(Struct, frozen=True):
 
 
 class Following(Struct, frozen=True):
-    """tables: by name. copies: whether their rows are read first. until: where the run ends; None: nowhere."""
+    """tables: by name. copies: whether their rows are read first. until: where the run ends; None: nowhere. folder: the
+    workflow's; None where nothing is kept."""
 
     server: Server
     step: str
@@ -80,6 +97,7 @@ class Following(Struct, frozen=True):
     server_id: int
     copies: bool
     until: Place | None
+    folder: Path | None = None
 
     @property
     def label(self) -> str:

@@ -66,7 +66,8 @@ def kept_log(db: Db, position: Mapping[str, Any], server: str, table: str) -> Ke
     standing = Standing.from_json(position, table) if position else None
     if standing is None or standing.place is None:
         return KeptLog(_NAME, "not there", facts=facts)
-    place, tables = standing.place, [*standing.tables]
+    place = standing.place
+    tables = [name for name, table in standing.tables.items() if not table.gone]
     if place.gtid:
         facts["gtid"] = place.gtid
     try:

@@ -56,7 +56,7 @@ class Log:
                 break
             self._events.extend(received)
         if assembler.is_open and not assembler.has_complete:
-            return Piece([], assembler.columns, assembler.gone)
+            return Piece([], assembler.columns, assembler.gone, assembler.again)
         return assembler.give()
 
     @property

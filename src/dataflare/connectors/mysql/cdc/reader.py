@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import polars as pl
 import pymysql
 from msgspec.structs import replace
 
@@ -24,12 +23,12 @@ from dataflare.connectors.mysql.cdc.dump import Dump
 from dataflare.connectors.mysql.cdc.events import Assembler, Change, Piece, Tracked, parts_of
 from dataflare.connectors.mysql.cdc.following import Followed, Following, cut, new_columns
 from dataflare.connectors.mysql.cdc.history import Columns, widens
-from dataflare.connectors.mysql.cdc.images import Flags
 from dataflare.connectors.mysql.cdc.lag import lag_of
 from dataflare.connectors.mysql.cdc.log import Log
 from dataflare.connectors.mysql.cdc.place import Place
+from dataflare.connectors.mysql.cdc.rereading import Rereading
 from dataflare.connectors.mysql.cdc.standing import Standing, TableStanding
-from dataflare.connectors.mysql.cdc.table_rows import KeyedRows, Snapshot, UnkeyedRows
+from dataflare.connectors.mysql.cdc.table_rows import KeyedRows, Snapshot, UnkeyedRows, keys_behind
 from dataflare.connectors.mysql.connection import Db
 from dataflare.connectors.mysql.errors import mysql_errors
 from dataflare.errors import DataError, DataFlareError, Retry
@@ -37,13 +36,7 @@ from dataflare.model.batch import SharedDataBatch, truncation
 from dataflare.model.progress import Position
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.source import EndOfSplit, SourceBatch, SplitReader
-from dataflare.sdk.sql.changes import (
-    Committed,
-    made_again,
-    not_followed,
-    until_committed,
-    was_dropped,
-)
+from dataflare.sdk.sql.changes import Committed, until_committed, was_dropped
 from dataflare.sdk.sql.names import at_step
 from dataflare.sdk.sql.table_reads import TableReads, Unread
 from dataflare.sdk.threads import in_thread
@@ -69,28 +62,17 @@ class ChangeReader(SplitReader):
         self._log: Log | None = None
         self._snapshot: Snapshot | None = None
         self._reads: TableReads[str] | None = None
+        self._leaves = False
+        """Whether tables that were followed are to be read again, so that the log is left."""
         self._made: dict[str, Batches] = {}
         self._now: dict[str, Table] = {}
         self._moved_at = time.monotonic()
         self._asked_at = 0.0
-        self._part_rows = 0
+        self._part_rows, self._may_part = 0, True
         self.warnings: dict[str, int] = {}
-        self._standing = self._taken_in(start)
+        self._rereading = Rereading(following, following.folder, self.warnings)
+        self._standing = self._rereading.taken_in(start)
         self._told: tuple[Mapping[str, TableStanding], Mapping[str, Any]] | None = None
-
-    def _taken_in(self, start: Standing) -> Standing:
-        """With the tables that are followed now. Raises SystemError_ for one that was made again."""
-        followed, server = self._following.tables, self._following.server.label
-        for name in start.tables.keys() - followed.keys():
-            self.warnings[not_followed(name)] = 0
-        found = {}
-        for name, each in followed.items():
-            there = start.tables.get(name)
-            is_another = there is None and each.stream is None and bool(start.tables)
-            if is_another or (there is not None and there.gone):
-                raise made_again(each.reading.relation.label, server).at(step=each.reading.step)
-            found[name] = there or TableStanding(reads=True)
-        return replace(start, tables=found)
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
         while not self._queue:
@@ -98,6 +80,8 @@ class ChangeReader(SplitReader):
                 batch = await self._of_tables(rows_max)
                 if batch is not None:
                     return batch
+                if self._queue:
+                    continue
             if self._problem is not None:
                 await until_committed(self._is_committed)
                 raise self._problem
@@ -161,8 +145,14 @@ class ChangeReader(SplitReader):
 
     def _advance(self, rows_max: int) -> None:
         """Find the next rows, or wait for them for a while."""
+        self._rereading.look()
+        if self._log is None or not self._log.is_inside:
+            asked = self._rereading.asked(self._standing)
+            self._standing = self._standing.with_tables(asked)
+            if asked or self._leaves:
+                self._leave_log()
         if self._log is None:
-            self._open()
+            self._open_or_end()
         elif not self._take(rows_max):
             self._end_log()
         if self._log is not None and self._log.problem is not None:
@@ -172,8 +162,24 @@ class ChangeReader(SplitReader):
         if not self._queue and self._should_move():
             self._queue.append((self._nothing(), self._standing))
 
+    def _leave_log(self) -> None:
+        for held in (self._log, self._snapshot):
+            if held is not None:
+                held.close()
+        self._log = self._snapshot = None
+        self._leaves = False
+
+    def _open_or_end(self) -> None:
+        try:
+            self._open()
+        except DataFlareError as error:
+            if self._given is None or error.retry is not Retry.NEVER:
+                raise
+            # What was given before is to be kept.
+            self._problem = error.at(step=self._following.step)
+
     def _open(self) -> None:
-        """Open what comes next: a snapshot of the tables, or the log."""
+        """Open what comes next: a snapshot of the tables, or the log. Nothing, where tables are to be read again first."""
         standing = self._standing
         if not standing.unread:
             if self._is_placed and self._has_ended(standing.place):
@@ -181,23 +187,26 @@ class ChangeReader(SplitReader):
             assert standing.place is not None
             db = self._connect()
             try:
-                self._learn(db)
+                is_known = self._learn(db)
                 place = self._placed(db, standing.place)
-                if self._has_ended(place):
+                if is_known and self._has_ended(place):
                     raise EndOfSplit
             except BaseException:
                 db.close()
                 raise
-            self._log = self._follow(db, place, self._until)
+            if is_known:
+                self._log = self._follow(db, place, self._until)
+            else:
+                db.close()
             return
         self._snapshot = snapshot = Snapshot(self._following.server, self._following.step)
         crash_point("mysql.cdc.after_snapshot")
         # From the first statement on a table keeps its columns until the snapshot ends.
         for name in standing.unread:
-            source = self._following.tables[name].reading.relation.source
-            snapshot.db.rows(f"select 1 from {source} limit 0")
-        self._learn(snapshot.db)
-        if standing.place in (None, snapshot.place):
+            snapshot.hold(self._following.tables[name].reading.relation)
+        if not self._learn(snapshot.db):
+            self._leave_log()
+        elif standing.place in (None, snapshot.place):
             self._is_placed = True
             self._begin_tables(snapshot)
         else:
@@ -250,29 +259,33 @@ class ChangeReader(SplitReader):
                 tracked.append(
                     Tracked(
                         table.schema, table.name, columns, read, followed.reading.step,
-                        followed.stream is not None, followed.not_truncated,
+                        followed.stream is not None, followed.not_truncated, self._following.copies,
                     )
                 )  # fmt: skip
         tells = any(each.facts.names for each in self._following.tables.values())
         server, spelling = self._following.server.label, dump.spelling
         return Log(db, dump, Assembler(place, tracked, server, spelling, tells=tells), limit)
 
-    def _learn(self, db: Db) -> None:
-        """Look at the columns of the tables now."""
-        tables = {}
+    def _learn(self, db: Db) -> bool:
+        """Look at the columns of the tables now. Whether none of them is to be read again first."""
+        tables, is_known = {}, True
         for name, followed in self._following.tables.items():
             there = self._standing.tables[name]
             if not there.gone:
                 with at_step(followed.reading.step):
-                    tables[name] = self._learn_of(db, followed, there)
+                    tables[name] = learned = self._learn_of(db, followed, there)
+                    is_known &= learned.has_begun or not there.has_begun
         self._standing = self._standing.with_tables(tables)
+        return is_known
 
     def _learn_of(self, db: Db, followed: Followed, there: TableStanding) -> TableStanding:
-        """Where a table is, with its columns. Raises DataError if they are not those of the plan, or of the position."""
+        """Where a table is, with its columns; it is read again if they are not those of the position. Raises DataError if they
+        are not those of the plan."""
         relation, now = followed.reading.relation, followed.now(db, reads=there.reads)
         columns, columns_now = there.columns, now.described.columns
         if not there.has_begun or columns is None or columns == now.described.hash:
             columns = columns_now
+        is_known = True
         for name in followed.read:
             column, logged = now.columns.get(name), columns_now.named(name)
             if column is None or logged is None or column != relation.column(name):
@@ -282,20 +295,16 @@ class ChangeReader(SplitReader):
                     help="run again: the run then has the columns that the table has now",
                 )
             before = columns.named(name) if isinstance(columns, Columns) else None
-            if isinstance(columns, str) or (
-                before is not None and not (before.equals(logged) or widens(before, logged))
-            ):
-                raise DataError(
-                    f"{relation.label} was changed since its changes were read last: it has other columns now",
-                    code="E0545",
-                    help="run with --fresh to read the table and its changes anew",
-                )
+            is_known &= not isinstance(columns, str)
+            is_known &= before is None or before.equals(logged) or widens(before, logged)
         known = relation.names if followed.gives_new else None
         self._made[followed.name] = Batches(
             now, followed.reading.output, relation.key, followed.name, known,
             partial(self._look_again, followed),
         )  # fmt: skip
         self._now[followed.name] = now
+        if not is_known:
+            return self._rereading.of(followed.name, "it has other columns now", there)
         return replace(there, columns=columns)
 
     def _look_again(self, followed: Followed) -> Table:
@@ -312,9 +321,10 @@ class ChangeReader(SplitReader):
         standing = self._standing = replace(self._standing, place=snapshot.place)
         if not self._following.copies:
             # Of a table that is new, only changes are wanted.
-            begins = [name for name in standing.unread if not standing.tables[name].has_begun]
-            read = {name: replace(standing.tables[name], reads=False) for name in begins}
+            new = {name: there for name, there in standing.tables.items() if there.is_new}
+            read = {name: replace(there, reads=False) for name, there in new.items()}
             standing = self._standing = standing.with_tables(read)
+        self._rereading.begin(standing)
         self._part_rows = 0
         self._reads = TableReads([self._unread(name, snapshot) for name in standing.unread])
 
@@ -337,7 +347,7 @@ class ChangeReader(SplitReader):
         reads = self._reads
         assert reads is not None
         while True:
-            if self._part_rows >= _PART_ROWS and reads.may_stop:
+            if self._part_rows >= _PART_ROWS and reads.may_stop and self._may_part:
                 await self._leave_tables(reads)
                 return None
             rows = await reads.read_batch(rows_max)
@@ -346,16 +356,20 @@ class ChangeReader(SplitReader):
             if rows is None:
                 await self._leave_tables(reads)
                 # Here a checkpoint may be cut again.
-                return None if reads.was_keyed else self._nothing()
-            there = replace(
-                self._standing.tables[rows.id],
-                after=rows.after,
-                rows=rows.rows,
-                reads=rows.batch is not None,
-            )
+                return self._nothing() if self._rereading.end() or not reads.was_keyed else None
+            there = self._standing.tables[rows.id].read(rows.after, rows.rows, rows.batch is None)
             self._standing = self._standing.with_tables({rows.id: there})
+            if self._rereading.begins(rows.id):
+                self._queue.append((self._truncation(rows.id), self._standing))
+                self._may_part = False
+                if rows.batch is not None:
+                    rows.batch.may_cut = False
+                    self._queue.append((rows.batch, self._standing))
+                return None
             if rows.batch is not None:
                 self._part_rows += rows.batch.num_rows
+                self._may_part = self._rereading.may_cut(rows.id, rows.rows)
+                rows.batch.may_cut &= self._may_part
                 return rows.batch
 
     async def _leave_tables(self, reads: TableReads[str]) -> None:
@@ -376,16 +390,17 @@ class ChangeReader(SplitReader):
         piece = log.next(self.hold_s)
         behind = self._behind_of(piece)
         batches = []
-        try:
-            for name, changes in piece.by_table().items():
+        for name, changes in piece.by_table().items():
+            try:
                 for part in parts_of(changes):
                     if part is None:
                         batches.append(self._truncation(name))
                     else:
                         batches += self._batches(name, part, log.end, rows_max)
-        except DataFlareError as error:
-            # The statement behind may be why these rows are not those of the table now.
-            raise log.problem or error from error.__cause__
+            except DataFlareError as error:
+                # The statement behind may be why these rows are not those of the table now.
+                if name not in piece.again:
+                    raise log.problem or error from error.__cause__
         is_end = piece.end is not None
         if not batches and log.is_inside and is_end:
             # The rest of the transaction has no rows that are read, and now a checkpoint may be cut.
@@ -410,9 +425,11 @@ class ChangeReader(SplitReader):
         is_same = all(
             self._standing.tables[name].columns is each for name, each in piece.columns.items()
         )
-        if is_same and not piece.gone:
+        if is_same and not piece.gone and not piece.again:
             return replace(self._standing, place=piece.end)
-        return self._standing.behind(piece.end, piece.columns, piece.gone)
+        self._leaves = bool(piece.again)
+        behind = self._standing.behind(piece.end, piece.columns, piece.gone)
+        return self._rereading.with_other_rows(behind, piece.again)
 
     def _batches(
         self, name: str, changes: Sequence[Change], end: Place, rows_max: int
@@ -437,38 +454,18 @@ class ChangeReader(SplitReader):
 
     def _truncation(self, name: str) -> SourceBatch:
         nothing = self._nothing(name)
-        return SourceBatch(truncation(nothing.frame.schema), stream=nothing.stream)
+        frame = truncation(nothing.frame.schema)
+        return SourceBatch(frame, stream=nothing.stream, may_cut=False)
 
     def _behind(self, name: str) -> Behind | None:
         """Which keys of a table its reader has not reached; None once it is done."""
         there = self._standing.tables[name]
         if not there.reads:
             return None
-        reading, after = self._following.tables[name].reading, there.after
-        relation, snapshot = reading.relation, self._snapshot
-        assert after is not None
-        assert snapshot is not None
-        asking = KeyedRows(reading, {}, snapshot)
-
-        def behind(keys: pl.DataFrame) -> Flags:
-            column = keys.to_series()
-            if keys.width == 1 and column.dtype.is_integer():
-                return (column > int(after[0])).to_numpy()
-            different = keys.unique(maintain_order=True)
-            found = asking.numbers_behind(different.rows(), after)
-            flags = pl.Series(
-                "b", [number in found for number in range(different.height)], dtype=pl.Boolean
-            )
-            joined = keys.join(
-                different.with_columns(flags),
-                on=relation.key,
-                how="left",
-                nulls_equal=True,
-                maintain_order="left",
-            )
-            return joined["b"].to_numpy()
-
-        return behind
+        assert there.after is not None
+        assert self._snapshot is not None
+        reading = self._following.tables[name].reading
+        return partial(keys_behind, KeyedRows(reading, {}, self._snapshot), there.after)
 
     def _see_lag(self, log: Log) -> None:
         """See how much of the log comes behind. What cannot be found out now is asked for later."""

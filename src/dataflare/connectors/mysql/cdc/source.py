@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -113,8 +114,9 @@ class ChangeSource(TableChanges, kw_only=True):
 
     def reader(
         self, db: Db, server: Server, step: str, followed: Sequence[Followed], split: Split, position: Position | None,
-        committed: Committed,
+        committed: Committed, folder: Path | None,
     ) -> ChangeReader:  # fmt: skip
+        """folder: the workflow's; None where nothing is kept."""
         # A run that resumes may have another mode than the one that listed the split.
         ends = self.stops or self.is_preview
         until = split.data["until"] if self.stops else None
@@ -123,6 +125,7 @@ class ChangeSource(TableChanges, kw_only=True):
         following = Following(
             server, step, {each.name: each for each in followed}, self.server_id(),
             copies=self.copies, until=None if until is None else Place.from_json(until),
+            folder=folder,
         )  # fmt: skip
         start = split.data["start"] if position is None else position.value
         return ChangeReader(following, Standing.from_json(start, followed[0].name), committed)

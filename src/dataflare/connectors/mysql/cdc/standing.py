@@ -19,18 +19,36 @@ from dataflare.connectors.mysql.cdc.place import Place
 class TableStanding(Struct, frozen=True):
     """How far one table is. reads: whether it is being read. after: the last key that was read; None for none. rows: how
     many were read. columns: of the table at the place of the log; None before it was read first; a text is the hash that
-    positions had once. gone: whether it was dropped."""
+    positions had once. gone: whether it was dropped, or is not followed any more. anew: whether rows were given before, which
+    go with a TRUNCATE before the first row that is read. resync: the id of the last request to read it again that was begun, see
+    `sdk.resyncs`."""
 
     reads: bool
     after: list[Any] | None = None
     rows: int = 0
     columns: Columns | str | None = None
     gone: bool = False
+    anew: bool = False
+    resync: str = ""
 
     @property
     def has_begun(self) -> bool:
         """Whether rows of it were given, so that its changes are given too."""
         return not self.reads or self.after is not None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no row of it was given, and none is to be taken back."""
+        return not self.has_begun and not self.anew
+
+    @property
+    def begins_anew(self) -> bool:
+        return not self.has_begun and self.anew
+
+    def read(self, after: list[Any] | None, rows: int, is_end: bool) -> Self:
+        """Behind more of its rows."""
+        anew = self.anew and not is_end
+        return replace(self, after=after, rows=rows, reads=not is_end, anew=anew)
 
     def to_json(self) -> dict[str, Any]:
         columns = self.columns
@@ -40,14 +58,18 @@ class TableStanding(Struct, frozen=True):
             "rows": self.rows,
             "columns": columns.to_json() if isinstance(columns, Columns) else columns,
         }
-        return {**data, "gone": True} if self.gone else data
+        more = {"gone": self.gone, "anew": self.anew, "resync": self.resync}
+        return {**data, **{name: value for name, value in more.items() if value}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         columns = data["columns"] or None
         if isinstance(columns, Mapping):
             columns = Columns.from_json(columns)
-        return cls(data["reads"], data["after"], data["rows"], columns, bool(data.get("gone")))
+        return cls(
+            data["reads"], data["after"], data["rows"], columns, bool(data.get("gone")), bool(data.get("anew")),
+            data.get("resync", ""),
+        )  # fmt: skip
 
 
 class Standing(Struct, frozen=True):
@@ -86,4 +108,11 @@ class Standing(Struct, frozen=True):
 
 def tables_begun(position: Mapping[str, Any]) -> frozenset[str]:
     """The tables that a position goes on with."""
-    return frozenset(position.get("tables", ()))
+    tables = position.get("tables", {})
+    return frozenset(name for name, table in tables.items() if not table.get("gone"))
+
+
+def tables_read(position: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """Of each table in a position the id of the last request to read it again, and whether it is being read."""
+    tables = position.get("tables", {}).values()
+    return [(table.get("resync", ""), table["reads"]) for table in tables]

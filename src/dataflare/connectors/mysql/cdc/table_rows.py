@@ -9,13 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
+import pymysql
 
 from dataflare.connectors.mysql.cdc.checks import located
+from dataflare.connectors.mysql.cdc.images import Flags
 from dataflare.connectors.mysql.cdc.place import Place
 from dataflare.connectors.mysql.connection import Db, Server, literal
+from dataflare.connectors.mysql.errors import number_of
 from dataflare.connectors.mysql.reader import KeyReader, MysqlPages, Reading, StreamReader
-from dataflare.connectors.mysql.relation import backticked
+from dataflare.connectors.mysql.relation import Relation, backticked
 
+_NO_TABLE = 1146
 _NUMBER = "__dataflare_n"
 _KEYS = 500
 """How many keys the server compares with one statement."""
@@ -37,6 +41,14 @@ class Snapshot:
         except BaseException:
             self.db.close()
             raise
+
+    def hold(self, relation: Relation) -> None:
+        """From here on the table keeps its columns until the snapshot ends. One that is not there is left alone."""
+        try:
+            self.db.rows(f"select 1 from {relation.source} limit 0")
+        except pymysql.MySQLError as error:
+            if number_of(error) != _NO_TABLE:
+                raise
 
     def close(self) -> None:
         self.db.close()
@@ -90,6 +102,21 @@ class KeyedRows(_OfSnapshot, KeyReader):
             f"union all {rows}) as d where {self.behind(after)}"
         )
         return [int(number) for (number,) in found]
+
+
+def keys_behind(rows: KeyedRows, after: Sequence[Any], keys: pl.DataFrame) -> Flags:
+    """Which keys are behind this one."""
+    column = keys.to_series()
+    if keys.width == 1 and column.dtype.is_integer():
+        return (column > int(after[0])).to_numpy()
+    different = keys.unique(maintain_order=True)
+    found = rows.numbers_behind(different.rows(), after)
+    flags = [number in found for number in range(different.height)]
+    joined = keys.join(
+        different.with_columns(pl.Series("b", flags, dtype=pl.Boolean)),
+        on=keys.columns, how="left", nulls_equal=True, maintain_order="left",
+    )  # fmt: skip
+    return joined["b"].to_numpy()
 
 
 class UnkeyedRows(_OfSnapshot, StreamReader):
