@@ -35,6 +35,19 @@ from dataflare.planner.graph import (
     StatefulNode,
     UnionNode,
 )
+from dataflare.planner.guarantees import upstream
+
+
+def key_of_rows(graph: Graph, kinds: Mapping[str, Kinds], node: Node) -> tuple[str, ...]:
+    """The key of the source whose changes reach a node, under the same names; empty where it is not known. Changes that
+    have the key alone have an update of it as a delete and an insert already."""
+    before = [graph.nodes[each] for each in upstream(graph, node.id)]
+    sources = [each.connector.capabilities() for each in before if isinstance(each, SourceNode)]
+    if len(sources) != 1 or sources[0].deletes_by_key:
+        return ()
+    key = tuple(sources[0].key)
+    is_there = bool(key) and set(key) <= set(node.schema.names)
+    return key if is_there and known_by(graph, kinds, node, frozenset(key)) else ()
 
 
 def known_by(graph: Graph, kinds: Mapping[str, Kinds], node: Node, columns: frozenset[str]) -> bool:

@@ -17,6 +17,7 @@ from dataflare.operators.parted_updates import PartedUpdates
 from dataflare.operators.primitives import after_parting, conformed
 from dataflare.operators.sample import Sample
 from dataflare.operators.stamp import Stamp
+from dataflare.planner.change_keys import key_of_rows
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
@@ -195,8 +196,11 @@ def parted_updates(graph: Graph) -> Graph:
             node = replace(node, ports=tuple(ports))
         elif isinstance(node, DestinationNode):
             capabilities = node.connector.capabilities()
-            if capabilities.parallel and capabilities.key and kinds[node.id] & UPDATES:
-                parted = (PartedUpdates(node.step, tuple(capabilities.key)),)
+            key = tuple(capabilities.key) if capabilities.parallel else ()
+            if not key and capabilities.parts_keys:
+                key = key_of_rows(graph, kinds, node)
+            if key and kinds[node.id] & UPDATES:
+                parted = (PartedUpdates(node.step, key),)
                 node = replace(node, conform=tuple((*each, *parted) for each in node.conform))
         nodes[node.id] = node
     return Graph(nodes, graph.effects)

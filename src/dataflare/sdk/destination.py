@@ -63,6 +63,7 @@ class DestinationCapabilities(Struct, frozen=True):
     keeps_unchanged: it keeps what is there of a column that a row leaves out as unchanged (UNCHANGED).
     truncates: it takes a TRUNCATE of its changelog: it deletes all rows, has it as a row, or leaves it out as it does
     deletes. Not with several writers by key.
+    parts_keys: an update that changes the key of its rows comes as a delete and an insert, where the key is known.
     local: `validate` needs no network, so `dataflare validate` may ask."""
 
     delivery: Delivery
@@ -77,6 +78,7 @@ class DestinationCapabilities(Struct, frozen=True):
     one_schema: bool = False
     all_rows: bool = False
     truncates: bool = False
+    parts_keys: bool = False
     keeps_unchanged: bool = False
     local: bool = False
 

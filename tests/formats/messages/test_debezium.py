@@ -191,3 +191,22 @@ def test_what_becomes_of_a_message_does_not_depend_on_its_neighbours() -> None:
             assert together.rows.filter(together.message == at).equals(alone.rows)
             errors = together.bad.filter(pl.col("message") == at)["error"].to_list()
             assert errors == alone.bad["error"].to_list()
+
+
+def test_the_transaction_of_a_change_is_that_of_its_block_where_its_source_has_none() -> None:
+    """`provide.transaction.metadata` adds the block to each change."""
+    block = {"id": "571:53195832", "total_order": 1, "data_collection_order": 1}
+
+    def change(source: dict[str, Any], transaction: Any) -> bytes:
+        row = {"before": None, "after": {"id": 1}, "op": "c", "ts_ms": 1}
+        return json.dumps({**row, "source": source, "transaction": transaction}).encode()
+
+    messages = [
+        change({"txId": 571}, block), change({}, block), change({"gtid": None}, None), change({"snapshot": "true"}, block),
+    ]  # fmt: skip
+    config = KafkaSourceConfig(
+        bootstrap_servers="h:1", topic="t", format="debezium", debezium={"metadata": ["txid"]}
+    )
+    sample = pl.Series(messages, dtype=pl.Binary)
+    made = built(config, ConnectorContext("s"), topic="t", contract=None, sample=sample)
+    assert made.decode(sample).rows["_txid"].to_list() == ["571", "571:53195832", None, None]

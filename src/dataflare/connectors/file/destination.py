@@ -107,6 +107,7 @@ archive:
             local=target.url is None,
             changelog=self.config.changelog is not None,
             truncates=self.config.changelog is not None,
+            parts_keys=self.config.changelog == "debezium",
             changelog_with="" if target.mode == "mirror" else _CHANGELOG_WITH,
         )
 

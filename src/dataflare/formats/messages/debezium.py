@@ -25,7 +25,7 @@ from dataflare.formats.messages.contract import (
     sorted_bad,
 )
 from dataflare.formats.messages.debezium_facts import TYPES as FACT_TYPES
-from dataflare.formats.messages.debezium_facts import facts_of
+from dataflare.formats.messages.debezium_facts import facts_of, with_transaction
 from dataflare.formats.misread import misfit
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import Field, Schema
@@ -44,6 +44,7 @@ class _Message(Struct):
     before: msgspec.Raw = msgspec.Raw(_NULL)
     after: msgspec.Raw = msgspec.Raw(_NULL)
     source: msgspec.Raw = msgspec.Raw(_NULL)
+    transaction: msgspec.Raw = msgspec.Raw(_NULL)
 
 
 class _WithSchema(Struct):
@@ -60,12 +61,13 @@ class _BadChange(ValueError):
 
 
 class Change(Struct):
-    """row: its JSON. gone: it was deleted. op: as Debezium calls it. source: JSON of where it comes from."""
+    """row: its JSON. gone: it was deleted. op: as Debezium calls it. source, transaction: JSON of where it comes from."""
 
     row: bytes
     gone: bool
     op: str
     source: msgspec.Raw
+    transaction: msgspec.Raw
 
 
 class DebeziumDecoder(Decoder):
@@ -114,7 +116,9 @@ class DebeziumDecoder(Decoder):
                 continue
             rows[at], gone[at] = change.row, change.gone
             if self._facts:
-                sources[at] = _SOURCE.decode(change.source)
+                sources[at] = with_transaction(
+                    _SOURCE.decode(change.source), _SOURCE.decode(change.transaction)
+                )
         decoded = self._rows.decode(pl.Series(rows, dtype=pl.Binary))
         misread = decoded.bad.with_columns(values.gather(decoded.bad["message"]).alias("value"))
         frame, misfits = self._typed(decoded.rows)
@@ -174,7 +178,7 @@ def change_of(value: bytes) -> Change:
     if data == _NULL:
         raise _BadChange(why_refused(None if op is msgspec.UNSET else op))
     assert isinstance(op, str)
-    return Change(data, op == "d", op, message.source)
+    return Change(data, op == "d", op, message.source, message.transaction)
 
 
 def why_refused(op: str | None) -> str:

@@ -15,6 +15,7 @@ TYPES: Mapping[str, DataType] = {
     "_txid": STRING,
     "_snapshot": BOOL,
 }
+_BLOCK = "transaction id"
 _FILE = 1 << 40
 """The greatest size of a file of a binary log."""
 
@@ -30,6 +31,15 @@ def facts_of(sources: Sequence[Mapping[str, Any] | None], names: Sequence[str]) 
         else:
             found.append(pl.Series(name, values, dtype=TYPES[name].to_polars()))
     return found
+
+
+def with_transaction(
+    source: Mapping[str, Any] | None, transaction: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """A source with the id in its change's `transaction`, which is there with `provide.transaction.metadata`."""
+    if source is None or not transaction:
+        return source
+    return {**source, _BLOCK: transaction.get("id")}
 
 
 def _microseconds(source: Mapping[str, Any]) -> int | None:
@@ -58,6 +68,8 @@ def _transaction(source: Mapping[str, Any]) -> str | None:
     found = source.get("txId")
     if found is None:
         found = source.get("gtid")
+    if found is None:
+        found = source.get(_BLOCK)
     return None if found is None else str(found)
 
 

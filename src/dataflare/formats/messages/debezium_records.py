@@ -11,7 +11,7 @@ from dataflare.errors import ConfigError
 from dataflare.formats.messages.contract import Decoded, Decoder, bad_messages, sorted_bad
 from dataflare.formats.messages.debezium import CODE, UNAVAILABLE, why_refused
 from dataflare.formats.messages.debezium_facts import TYPES as FACT_TYPES
-from dataflare.formats.messages.debezium_facts import facts_of
+from dataflare.formats.messages.debezium_facts import facts_of, with_transaction
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import Field, Schema
 
@@ -72,6 +72,9 @@ class DebeziumRecords(Decoder):
                 )
         if self._facts:
             sources: list[Mapping[str, object] | None] = records["source"].to_list()
+            if records.schema.get("transaction") == pl.Struct:
+                blocks = records["transaction"].to_list()
+                sources = list(map(with_transaction, sources, blocks))
             rows = rows.with_columns(facts_of(sources, self._facts))
         if not self._outbox:
             kind = (
