@@ -16,9 +16,11 @@ import polars as pl
 from msgspec import Struct
 
 from dataflare.expr import check
+from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.progress import Position, Split
 from dataflare.model.record import Discreet
 from dataflare.model.types import RESERVED
+from dataflare.model.unchanged import UNCHANGED
 from dataflare.sdk.source import (
     BadRow,
     ChunkReader,
@@ -141,11 +143,22 @@ async def every_split(source: SourceConnector) -> list[Split]:
 
 async def read_source(source: SourceConnector, rows_max: int = 10_000) -> pl.DataFrame:
     """All rows of all splits, in their order."""
-    schema = (await source.schema()).to_polars()
-    frames = [pl.DataFrame(schema=schema)]
+    frames = [await _nothing(source)]
     for split in await every_split(source):
         frames += [piece.frame for piece in await read_split(source, split, None, rows_max)]
-    return pl.concat(frames)
+    return _together(frames)
+
+
+async def _nothing(source: SourceConnector) -> pl.DataFrame:
+    """No rows, with the columns of a batch."""
+    kinds = {KIND_COLUMN: pl.UInt8} if source.capabilities().changelog else {}
+    return pl.DataFrame(schema={**(await source.schema()).to_polars(), **kinds})
+
+
+def _together(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Only some batches of changes have UNCHANGED."""
+    has_marks = any(UNCHANGED in frame.columns for frame in frames)
+    return pl.concat(frames, how="diagonal" if has_marks else "vertical")
 
 
 async def _bad_rows(source: SourceConnector, rows_max: int) -> list[tuple[str, str, str]]:
@@ -247,7 +260,7 @@ async def positions_resume(tested: SourceUnderTest) -> None:
     law, source = "positions_resume", tested.make()
     if law in NOT_REPLAYED[source.capabilities().replay]:
         return
-    schema = (await source.schema()).to_polars()
+    nothing = await _nothing(source)
     for split in await every_split(source):
         pieces = await read_split(source, split, None, 3)
         step = max(1, len(pieces) // _POSITIONS_MAX)
@@ -259,11 +272,8 @@ async def positions_resume(tested: SourceUnderTest) -> None:
             await source.aclose()
             async with aclosing(tested.make()) as other:
                 later_pieces = await read_split(other, stored_split, position)
-            actual = pl.concat(
-                [pl.DataFrame(schema=schema), *(piece.frame for piece in later_pieces)]
-            )
-            after = [piece.frame for piece in pieces[at + 1 :]]
-            expected = pl.concat([pl.DataFrame(schema=schema), *after])
+            actual = _together([nothing, *(piece.frame for piece in later_pieces)])
+            expected = _together([nothing, *(piece.frame for piece in pieces[at + 1 :])])
             message = f"{split.id} opened at {position.to_json()}"
             equal(law, actual, expected, message, ordered=_exact(source))
 
