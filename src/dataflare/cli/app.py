@@ -46,6 +46,7 @@ _COMMANDS = {
     "wait": _NOW,
     "logs": _LOOK_BACK,
     "runs": _LOOK_BACK,
+    "report": _LOOK_BACK,
     "checkpoints": _LOOK_BACK,
     "savepoint": _LOOK_BACK,
     "state": _LOOK_BACK,

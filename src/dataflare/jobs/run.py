@@ -184,6 +184,7 @@ class _Run:
             fingerprints=self.workflow.fingerprints(),
         )
         await in_thread(log.start, record)
+        self.watch.recorder.folder = self.lineage.folder
         with self.watch.watched():
             async with alerting(self.watch, self.lineage.folder):
                 self.watch.log.log("info", "run", f"run {self.run_id} has begun")
@@ -200,6 +201,7 @@ class _Run:
         if status == "failed":
             self.watch.warnings.extend(what_is_visible(plan.stages, self.metrics))
         result = self._result(status, error)
+        await self.watch.recorder.end(result)
         await self._tell(result, ended(record, result, carried))
         return result
 

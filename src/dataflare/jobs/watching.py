@@ -17,6 +17,7 @@ from dataflare.jobs.breakers import circuit_breakers
 from dataflare.jobs.counting import metrics_of
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.progress import Reporter
+from dataflare.jobs.recording import Recorder
 from dataflare.jobs.tapping import tap_of
 from dataflare.observability.alerts import Alerts, Event
 from dataflare.observability.bottleneck import bottleneck
@@ -40,7 +41,7 @@ NO_ROWS = "E0813"
 
 class Watch:
     """Of one run. plan and attempt: those under way. metrics: its counts; retries: the calls of its steps, whose failures are noted here. status: as
-    `RunView` says."""
+    `RunView` says. recorder: keeps the course of the run."""
 
     def __init__(self, workflow: Workflow, run_id: str, options: RunOptions) -> None:
         self.run_id = run_id
@@ -56,6 +57,7 @@ class Watch:
         self._last: RunView | None = None
         self._logged_epoch: int | None = None
         self._options = options
+        self.recorder = Recorder(self)
         self.use(workflow)
 
     def use(self, workflow: Workflow) -> None:
@@ -126,6 +128,7 @@ class Watch:
             self.log.log("debug", "checkpoint", f"{named} complete; {took}", epoch=epoch)
             self._logged_epoch = epoch
         self._reporter.report(self.attempt)
+        self.recorder.look()
 
     def ended(self, status: str, error: DataFlareError | None) -> None:
         """Write into the log how the run ended."""
@@ -232,7 +235,7 @@ class Watch:
             self.elapsed_s,
             this_process(),
             restarts=self.restarts,
-            steps=self._steps(),
+            steps=self.step_views(),
             checkpoints=self._checkpoints(),
             alerts=self.alerts.views(),
             warnings=list(self.warnings),
@@ -271,7 +274,8 @@ class Watch:
     def _checkpoints(self) -> CheckpointView:
         return self.metrics.checkpoints
 
-    def _steps(self) -> dict[str, StepView]:
+    def step_views(self) -> dict[str, StepView]:
+        """By step, its counts at this moment."""
         committed_us = self.metrics.committed_us()
         latencies = {name: times.latency for name, times in self.metrics.times.stages().items()}
         return {

@@ -15,13 +15,14 @@ def this_process() -> ProcessView:
     return ProcessView(
         os.getpid(),
         time.process_time(),
-        _rss_bytes(),
+        rss_bytes(),
         threading.active_count(),
         _open_files(),
     )
 
 
-def _rss_bytes() -> int | None:
+def rss_bytes() -> int | None:
+    """Memory of the process; None where the system does not say."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * _PAGE

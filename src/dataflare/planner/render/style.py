@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FONT = 'ui-sans-serif, system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif'
 
-_LIGHT = {
+LIGHT = {
     "page": "#ffffff",
     "card": "#f5f7fa",
     "line": "#dbe2ea",
@@ -25,7 +25,7 @@ _LIGHT = {
     "most": "#b42318",
     "most-fill": "#fde6e3",
 }
-_DARK = {
+DARK = {
     "page": "#0f141a",
     "card": "#161c24",
     "line": "#293341",
@@ -67,13 +67,13 @@ LEVELS = {
 def style_sheet() -> str:
     """The CSS of the drawing. Colours are written twice because not every SVG reader supports CSS
     variables."""
-    dark = "".join(f"  {rule}\n" for rule in _rules(_DARK))
+    dark = "".join(f"  {rule}\n" for rule in _rules(DARK))
     return (
         f"text {{ font-family: {FONT}; }}\n"
         ".strong { font-weight: 600; }\n"
         ".edge, .icon { fill: none; stroke-linecap: round; stroke-linejoin: round; }\n"
         ".edge { stroke-width: 1.5; } .icon { stroke-width: 1.4; }\n"
-        + "\n".join(_rules(_LIGHT))
+        + "\n".join(_rules(LIGHT))
         + f"\n@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
     )
 

@@ -1,0 +1,162 @@
+"""The record of a run's course, for its report: sampled while it runs, and written into the workflow's folder.
+
+Always true: a run never fails for it, and never waits for it before its end; a file has a bounded size, and at most
+`_KEPT` files of a workflow are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import orjson
+from msgspec import Struct, field
+
+from dataflare.checkpoint import files
+from dataflare.observability.course import CheckpointSample, Course, sample_of
+from dataflare.observability.resources import rss_bytes
+from dataflare.observability.view import RunView
+from dataflare.planner.column_lineage import unmasked
+from dataflare.sdk.threads import in_thread
+from dataflare.security.redact import redact_all
+
+if TYPE_CHECKING:
+    from dataflare.jobs.result import RunResult
+    from dataflare.jobs.watching import Watch
+    from dataflare.planner import Plan
+
+FOLDER = "courses"
+_KEPT = 100
+_PLAN_MAX = 2 << 20
+"""The drawing of a larger plan, as JSON, is left out."""
+_WRITE_S, _WRITE_SHARE = 10.0, 20
+"""It is written so often at first, and then each time when so many samples have come."""
+
+
+class Recorded(Struct, kw_only=True):
+    """What the file of a run has. view: of its last moment. plan: as `plan --format json`; None where it is too large.
+    hidden: the columns whose values `mask` steps hide. letters: files and folders with its dead letters."""
+
+    version: int = 1
+    view: RunView
+    course: Course
+    plan: dict[str, Any] | None = None
+    hidden: list[str] = field(default_factory=list)
+    masks: bool = False
+    letters: list[str] = field(default_factory=list)
+    slowest: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def recorded(folder: Path, run_id: str) -> Recorded | None:
+    """The record of a run in a workflow's folder; None where there is none, or it cannot be read."""
+    try:
+        text = gzip.decompress((folder / FOLDER / f"{run_id}.json.gz").read_bytes())
+        return msgspec.json.decode(text, type=Recorded)
+    except (OSError, EOFError, msgspec.DecodeError):
+        return None
+
+
+class Recorder:
+    """Of one run. folder: the workflow's; nothing is written without one."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self.folder: Path | None = None
+        self.course = Course()
+        self._writing: asyncio.Future[None] | None = None
+        self._next_write_s = _WRITE_S
+
+    def look(self) -> None:
+        """Called a few times a second, on the loop of the run."""
+        watch = self._watch
+        at_s = watch.elapsed_s
+        if not self.course.is_due(at_s):
+            return
+        self._sample(at_s)
+        if at_s >= self._next_write_s and (self._writing is None or self._writing.done()):
+            self._next_write_s = at_s + max(_WRITE_S, _WRITE_SHARE * self.course.every_s)
+            self._writing = asyncio.ensure_future(in_thread(self._write, self._record()))
+
+    async def end(self, result: RunResult) -> None:
+        """Write it once more. Adds a warning where it could not be written."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        self._sample(self._watch.elapsed_s)
+        record = self._record()
+        record.slowest, record.notes = result.slowest, [*result.notes]
+        record.warnings = [*result.warnings]
+        await in_thread(self._write, record)
+
+    def _sample(self, at_s: float) -> None:
+        watch = self._watch
+        checkpoints = watch.metrics.checkpoints
+        stages = watch.metrics.times.stages()
+        view = watch.step_views()
+        self.course.add(sample_of(at_s, watch.started_at + at_s, view, stages, rss_bytes()))
+        if checkpoints.last_epoch is not None and checkpoints.last_s is not None:
+            ended_s = (checkpoints.ended_at or 0.0) - watch.started_at
+            self.course.add_checkpoint(
+                CheckpointSample(
+                    checkpoints.last_epoch,
+                    round(max(0.0, ended_s), 3),
+                    round(checkpoints.last_s, 6),
+                    checkpoints.last_bytes,
+                )
+            )
+
+    def _record(self) -> Recorded:
+        return Recorded(
+            view=self._watch.view(),
+            course=self.course.copy(),
+            warnings=[*self._watch.warnings],
+        )
+
+    def _write(self, record: Recorded) -> None:
+        if self.folder is None:
+            return
+        try:
+            name = f"{record.view.run_id}.json.gz"
+            _keep(self.folder / FOLDER, name, self._encoded(record, self.folder))
+        except Exception as error:  # a run goes on, whatever becomes of its report
+            text = f"the course of this run is not kept: {type(error).__name__}: {error}"
+            self._watch.log.log("warning", "run", text)
+
+    def _encoded(self, record: Recorded, folder: Path) -> bytes:
+        plan = self._watch.plan
+        from dataflare.jobs.letters import LetterBox, letter_places
+
+        record.letters = [
+            str(place) for place in LetterBox(folder, letter_places(self._watch.workflow)[0]).places
+        ]
+        if plan is not None:
+            record.hidden, record.masks = _hidden(plan)
+            # Texts of the file are of a class of their own, which orjson takes for texts.
+            shown = orjson.dumps(plan.view(), option=orjson.OPT_NON_STR_KEYS)
+            if len(shown) <= _PLAN_MAX:
+                record.plan = orjson.loads(shown)
+        return gzip.compress(msgspec.json.encode(redact_all(msgspec.to_builtins(record))), 5)
+
+
+def _keep(folder: Path, name: str, data: bytes) -> None:
+    """Write a file, and delete the oldest ones. Run ids sort by time."""
+    files.make_folder(folder)
+    temporary = folder / f"{files.TEMPORARY}{os.getpid()}-{name}"
+    with files.open_private(temporary) as file:
+        file.write(data)
+    temporary.replace(folder / name)
+    for old in sorted(folder.glob("[0-9A-Z]*.json.gz"))[:-_KEPT]:
+        old.unlink(missing_ok=True)
+
+
+def _hidden(plan: Plan) -> tuple[list[str], bool]:
+    """The columns whose values `mask` steps hide, wherever they are open, and whether there are such steps."""
+    masks = {step.name for step in plan.workflow.transformations.values() if step.type == "mask"}
+    if not masks:
+        return [], False
+    return sorted(set().union(*unmasked(plan.written, plan.graph, masks).values())), True
