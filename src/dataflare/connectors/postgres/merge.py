@@ -25,7 +25,7 @@ from dataflare.sdk.sql.refusals import Pace, Refusal, rowwise, sift
 from dataflare.sdk.sql.store import Target
 
 GONE = "__dataflare_gone"
-_LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
+LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
 _SAVEPOINT = "_dataflare_merge"
 _KEYS_MAX = 20_000_000
 
@@ -95,17 +95,24 @@ class Merge:
         """Every row with GONE, except the first half of an update that does not change the key."""
         if KIND_COLUMN not in frame.columns:
             return frame.with_columns(pl.lit(False).alias(GONE))
-        rows = rowwise(frame, key).with_columns(pl.col(KIND_COLUMN).is_in(_LEAVING).alias(GONE))
+        rows = rowwise(frame, key).with_columns(pl.col(KIND_COLUMN).is_in(LEAVING).alias(GONE))
         return (rows if deletes else rows.filter(~pl.col(GONE))).drop(KIND_COLUMN)
 
     def run(
-        self, db: Connection, *, deletes: bool, last: str | None, query: str | None
+        self,
+        db: Connection,
+        *,
+        first: str | None,
+        deletes: bool,
+        last: str | None,
+        query: str | None,
     ) -> str | None:
-        """The merge, with one message to the server. deletes: whether rows are to be deleted. last: a statement that
-        belongs to it. query: run behind it; returns the one value of its result. Raises psycopg's errors; the transaction is
+        """The merge, with one message to the server. deletes: whether rows are to be deleted. first, last: statements that
+        belong to it. query: run behind it; returns the one value of its result. Raises psycopg's errors; the transaction is
         then unchanged."""
         statements = [
             f"savepoint {_SAVEPOINT}",
+            *([first] if first is not None else []),
             *self._statements(deletes=deletes),
             *([last] if last is not None else []),
             f"release {_SAVEPOINT}",

@@ -17,6 +17,7 @@ from dataflare.connectors.postgres.catalog import Table
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import error_facts
 from dataflare.connectors.postgres.exactness import Limit, limits
+from dataflare.connectors.postgres.few import FewRows
 from dataflare.connectors.postgres.markers import MAKING, PostgresMarkers
 from dataflare.connectors.postgres.merge import GONE, Keys
 from dataflare.connectors.postgres.rules import PLACE, copy_rules, deferred
@@ -31,8 +32,8 @@ STAGE_PREFIX = "_dataflare_stage_"
 class Ready(Struct):
     """A table that rows may go into. asked: what it was made ready for; target: with the columns of all rows so far.
     into: the table, or the staging table of an overwrite. shape: as `catalog.shape` has it; None: it is not kept.
-    stage: the temporary table of rows with a key. staged: the number of rows in it that are not merged, gone: of these, the
-    deletes; has_old: whether it has merged rows. keys: of the rows that are not merged. deferred: deferred constraints. limits: of columns that
+    stage: the temporary table of rows with a key. staged: the number of rows in it that are not merged; few: these rows, if they are sent only with
+    the merge; gone: of these, the deletes; has_old: whether it has merged rows. keys: of the rows that are not merged. deferred: deferred constraints. limits: of columns that
     round. pace: how many rows to try at once."""
 
     asked: Target
@@ -41,6 +42,7 @@ class Ready(Struct):
     shape: str | None = None
     stage: str | None = None
     staged: int = 0
+    few: FewRows | None = None
     gone: int = 0
     has_old: bool = False
     keys: Keys | None = None
@@ -51,6 +53,7 @@ class Ready(Struct):
     def emptied(self) -> None:
         """Its stage has no rows that are not merged."""
         self.staged = self.gone = 0
+        self.few = None
         if self.keys is not None:
             self.keys = Keys(self.target, self.into)
 
@@ -82,8 +85,6 @@ class ReadyTables(PostgresMarkers):
         """The transaction was committed."""
         for step, ready in self._ready.items():
             if ready.shape is not None:
-                ready.emptied()
-                ready.has_old = False
                 self._kept[step] = ready
 
     def kept(self, target: Target) -> Ready | None:
@@ -93,6 +94,8 @@ class ReadyTables(PostgresMarkers):
             return None
         if ready.stage is None and self.is_altered(ready):
             return None  # its rows do not wait for a merge
+        ready.emptied()  # an earlier transaction may have been rolled back
+        ready.has_old = False
         return ready
 
     def is_altered(self, ready: Ready) -> bool:

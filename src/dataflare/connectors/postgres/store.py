@@ -1,8 +1,8 @@
 """The commit protocol's operations on PostgreSQL, in one open transaction.
 
 Always true:
-- rows of append go straight into the table, by COPY; rows with a key go into a temporary stage, and
-  reach the table in one statement when the epoch is prepared, so that rows others may want are locked
+- rows of append go straight into the table, by COPY; rows with a key go into a temporary stage, by COPY or a few of
+  them with the message that merges them, and reach the table in one statement when the epoch is prepared, so that rows others may want are locked
   no longer than that;
 - overwrite fills a staging table of its own, and moves its rows over at the end: the table keeps its
   rights, indexes and the views over it.
@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from dataflare.connectors.postgres import catalog, tables
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.copying import Copier, Orphans, Sender
+from dataflare.connectors.postgres.few import few_rows
 from dataflare.connectors.postgres.markers import MAKING
 from dataflare.connectors.postgres.merge import GONE, Merge
 from dataflare.connectors.postgres.ready import Ready, ReadyTables
@@ -121,6 +122,38 @@ class PostgresStore(ReadyTables):
         """A later call may raise the server's error for these rows."""
         ready = self._ready_for(target, frame)
         types = self._types(ready.target, frame)
+        if ready.stage is not None and not (ready.staged or ready.limits):
+            targets = {n: c.type for n, c in ready.into.columns.items()}
+            few = few_rows(self._db, ready.target, ready.stage, frame, first, types, targets)
+            if few is not None:
+                ready.few, ready.staged, ready.gone = few, few.count, few.gone
+                self._clear_old(ready)
+                return
+        self._send_few(ready)
+        self._send(ready, types, frame, rows_before, first)
+
+    def _send_few(self, ready: Ready) -> None:
+        """Send by COPY the rows that wait for the merge."""
+        few = ready.few
+        if few is not None:
+            ready.emptied()
+            self._send(ready, self._types(ready.target, few.frame), few.frame, 0, few.first)
+
+    def _clear_old(self, ready: Ready) -> None:
+        if ready.has_old:
+            with self.errors("the stage"):
+                self.run(f"truncate {ready.stage}")
+            ready.has_old = False
+
+    def _send(
+        self,
+        ready: Ready,
+        types: dict[str, DataType],
+        frame: pl.DataFrame,
+        rows_before: int,
+        first: int,
+    ) -> None:
+        target = ready.target
         numbers = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True)
         if ready.stage is None:
             rows = rows_to_append(frame, op=target.op)
@@ -132,10 +165,7 @@ class PostgresStore(ReadyTables):
         rows = self._staged(target, frame.with_columns(numbers.alias(PLACE)))
         if not rows.height:
             return
-        if ready.has_old:
-            with self.errors("the stage"):
-                self.run(f"truncate {ready.stage}")
-            ready.has_old = False
+        self._clear_old(ready)
         types = {**types, PLACE: DataType("int64"), GONE: DataType("bool")}
         self._copy(ready, ready.stage, rows, types, rows[PLACE])
         ready.staged += rows.height
@@ -313,6 +343,7 @@ class PostgresStore(ReadyTables):
                 # The table is locked by now, so what the catalogue says of it holds until the commit.
                 shape = merge.run(
                     self._db,
+                    first=ready.few.insertion if ready.few is not None else None,
                     deletes=ready.gone > 0,
                     last=_CHECK if checks else None,
                     query=catalog.shape_query(ready.into.oid) if ready.shape is not None else None,
@@ -322,6 +353,9 @@ class PostgresStore(ReadyTables):
                 raise TransactionEnded from error
             if not isinstance(error, DataError):
                 raise
+            if ready.few is not None:
+                self._send_few(ready)  # COPY says which row the server refuses
+                return self._merge(ready, checks=checks)
             refused = merge.sift(self._db, errors, ready.pace, first_only=not ready.target.sift)
             if not ready.target.sift:
                 notes = merge.row_at(self._db, refused[0].row) if refused else []
