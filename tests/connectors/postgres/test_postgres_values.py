@@ -72,19 +72,22 @@ def lasting(server, tmp_path_factory) -> Database:
     return Database(server, name, tmp_path_factory.mktemp("values"))
 
 
+@pytest.mark.parametrize("keyed", [{}, {"mode": "upsert", "key": ["id"]}], ids=["append", "upsert"])
 @pytest.mark.parametrize("type_", _VALUES)
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_what_is_written_is_read(lasting, type_, data):
+def test_what_is_written_is_read(lasting, type_, keyed, data):
+    """Rows with a key are a few, so they go with the statement that merges them."""
     values = data.draw(st.lists(st.none() | _VALUES[type_], min_size=1, max_size=20))
     frame = pl.DataFrame(
         {"v": pl.Series(values, dtype=parse_type(type_).to_polars(), strict=True)}
     ).with_row_index("id")
+    frame = frame.with_columns(pl.col("id").cast(pl.Int64))
     lasting.execute("drop table if exists t", "drop table if exists _dataflare_epochs")
 
     async def go():
         schema = Schema.of({"id": "int64", "v": type_})
-        step = await lasting.step(schema).start()
+        step = await lasting.step(schema, **keyed).start()
         await step.epoch(1, SharedDataBatch(frame), final=True)
         await step.close()
         found, _ = await lasting.read(table="t")

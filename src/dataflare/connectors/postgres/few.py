@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from msgspec import Struct
 
 from dataflare.connectors.postgres.catalog import Connection
+from dataflare.connectors.postgres.exactness import Limit, refuse_loss
 from dataflare.connectors.postgres.merge import GONE, LEAVING
 from dataflare.connectors.postgres.rules import PLACE
 from dataflare.connectors.postgres.types import PgType
+from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import DataType
 from dataflare.sdk.sql.names import listed
-from dataflare.sdk.sql.store import Target
+
+if TYPE_CHECKING:
+    from dataflare.connectors.postgres.ready import Ready
 
 _ROWS_MAX = 200
 _CHARACTERS_MAX = 1 << 18
@@ -42,23 +46,22 @@ class FewRows(Struct, frozen=True):
 
 
 def few_rows(
-    db: Connection,
-    target: Target,
-    stage: str,
-    frame: pl.DataFrame,
-    first: int,
-    types: Mapping[str, DataType],
-    targets: Mapping[str, PgType],
+    db: Connection, ready: Ready, frame: pl.DataFrame, first: int, types: Mapping[str, DataType]
 ) -> FewRows | None:
-    """The last row of each key of `target`, or None where COPY must send them. types: of the columns. targets: the types
-    of the table's columns."""
-    if frame.height > _ROWS_MAX or target.op or target.sift or target.sequence is not None:
+    """The last row of each key, or None where COPY must send them. types: of the columns."""
+    target, targets = ready.target, ready.into.columns
+    if not target.key or target.op or target.sift or target.sequence is not None:
+        return None
+    if frame.height > _ROWS_MAX:
         return None
     if db.info.parameter_status("standard_conforming_strings") != "on":
         return None  # a backslash would not stand for itself
-    columns = {name: _texts(frame[name], type_, targets.get(name)) for name, type_ in types.items()}
+    columns = [
+        _texts(frame[name], type_, targets[name].type if name in targets else None)
+        for name, type_ in types.items()
+    ]
     keys = _keys(frame, target.key)
-    if keys is None or any(column is None for column in columns.values()):
+    if keys is None or None in columns or _loses(frame, types, ready.limits):
         return None
     kinds: Sequence[int] = frame[KIND_COLUMN].to_list() if KIND_COLUMN in frame.columns else ()
     places = dict(zip(keys, range(frame.height), strict=True))
@@ -66,9 +69,8 @@ def few_rows(
         kept = (at for at in range(frame.height) if kinds[at] not in LEAVING)
         places = {keys[at]: at for at in kept}
     is_gone = [bool(kinds) and kinds[at] in LEAVING for at in places.values()]
-    texts = list(columns.values())
     rows = [
-        ",".join([*(column[at] for column in texts if column), f"'{first + at}','{gone}'"])
+        ",".join([*(column[at] for column in columns if column), f"'{first + at}','{gone}'"])
         for at, gone in zip(places.values(), is_gone, strict=True)
     ]
     values = "),\n(".join(rows)
@@ -76,8 +78,16 @@ def few_rows(
     if not rows or len(values) > _CHARACTERS_MAX or "\0" in values:
         return None
     names = listed([*types, PLACE, GONE])
-    insertion = f"insert into {stage} ({names}) values ({values})"
+    insertion = f"insert into {ready.stage} ({names}) values ({values})"
     return FewRows(frame, first, insertion, len(rows), sum(is_gone))
+
+
+def _loses(frame: pl.DataFrame, types: Mapping[str, DataType], limits: Mapping[str, Limit]) -> bool:
+    try:
+        refuse_loss(frame, types, limits)
+    except DataError:  # COPY raises it again, with the row
+        return True
+    return False
 
 
 def _keys(frame: pl.DataFrame, key: Sequence[str]) -> list[Any] | None:

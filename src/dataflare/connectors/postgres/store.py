@@ -122,9 +122,8 @@ class PostgresStore(ReadyTables):
         """A later call may raise the server's error for these rows."""
         ready = self._ready_for(target, frame)
         types = self._types(ready.target, frame)
-        if ready.stage is not None and not (ready.staged or ready.limits):
-            targets = {n: c.type for n, c in ready.into.columns.items()}
-            few = few_rows(self._db, ready.target, ready.stage, frame, first, types, targets)
+        if ready.stage is not None and not ready.staged:
+            few = few_rows(self._db, ready, frame, first, types)
             if few is not None:
                 ready.few, ready.staged, ready.gone = few, few.count, few.gone
                 self._clear_old(ready)
