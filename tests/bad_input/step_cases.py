@@ -437,6 +437,19 @@ error[E0408]: 'steps:NUMBER' is not a function (step 's')
 """,
     ),
     Case(
+        "limits of a python function without a process",
+        through("python", "function: 'steps:number', limits: {timeout: 5s}"),
+        files=PYTHON,
+        says="""\
+error[E0405]: step 's': 'limits' hold for a process of its own, and the function runs in a thread
+ --> w.yaml:6:40
+  |
+6 |     config: {function: 'steps:number', limits: {timeout: 5s}}
+  |                                        ^^^^^^
+   = help: add execution: process, or leave out 'limits'
+""",
+    ),
+    Case(
         "a python function without a colon",
         through("python", "function: steps.raises"),
         files=PYTHON,

@@ -12,7 +12,7 @@ from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.channel import Channel, Inbox, MemoryBudget
 from dataflare.engine.messages import Assign, Deploy, Fail, Inlet, Share, Wait
 from dataflare.engine.metrics import StepMetrics, TaskMetrics
-from dataflare.engine.pool import WorkerPool
+from dataflare.engine.pool import ThreadPool
 from dataflare.engine.task import Body, Output, Task
 from dataflare.model.types import Schema
 from dataflare.planner.physical import Stage
@@ -59,7 +59,7 @@ class Bench:
         letters_out = self.letters.channel()
         stage = Stage(0, "t", ("t",), 1, SCHEMA, letters={"t": 1} if letters else {})
         inlets = tuple(Inlet(n, f"before[{n}]") for n in range(inputs))
-        self.pool = WorkerPool(2)
+        self.pool = ThreadPool(2)
         self.task = Task(
             Deploy("t[0]", stage, 0, inlets),
             body,

@@ -17,7 +17,7 @@ from dataflare.checkpoint.store import LocalStore
 from dataflare.engine import coordinator
 from dataflare.engine.coordinator import CannotCut, Coordinator, Identity
 from dataflare.engine.messages import Assign, Checkpoint, Deploy, Fail, Found, Opened, Share, Wait
-from dataflare.engine.pool import WorkerPool
+from dataflare.engine.pool import ThreadPool
 from dataflare.errors import CheckpointError, Retry, RunError
 from dataflare.model.new_fields import NewFields
 from dataflare.model.progress import Position, Split
@@ -84,7 +84,7 @@ class House:
         self.coordinator = Coordinator(
             Identity(LINEAGE, "run", 1, {}),
             self.store,
-            WorkerPool(1),
+            ThreadPool(1),
             epoch=4,
             sources={
                 "in": SourceRecord(
@@ -417,7 +417,7 @@ def finding(house: House, listed: int = 3) -> tuple[list[bool], list[str]]:
     house.coordinator = Coordinator(
         Identity(LINEAGE, "run", 1, {}),
         house.store,
-        WorkerPool(1),
+        ThreadPool(1),
         epoch=4,
         sources={"in": record},
         committers={},

@@ -17,7 +17,7 @@ from dataflare.engine.channel import Channel, Inbox, MemoryBudget
 from dataflare.engine.gate import GateState
 from dataflare.engine.messages import Deploy, Inlet, Share
 from dataflare.engine.metrics import TaskMetrics
-from dataflare.engine.pool import WorkerPool
+from dataflare.engine.pool import ThreadPool
 from dataflare.engine.segments import Outcome
 from dataflare.engine.task import Body, Output, Task
 from dataflare.model.batch import SharedDataBatch
@@ -90,7 +90,7 @@ class Line:
         inboxes = [Inbox(name, controller, budget) for name in ("first", "second")]
         self.ins: list[Channel] = [inboxes[0].channel() for _ in range(senders)]
         between = inboxes[1].channel()
-        self.pool, self.budget, self.controller = WorkerPool(1), budget, controller
+        self.pool, self.budget, self.controller = ThreadPool(1), budget, controller
         self.inboxes, self.bodies = inboxes, (first, second)
         second.has_output = False
         for inbox, body, outputs in (

@@ -9,6 +9,9 @@ import pytest
 from flows import failure, ordered, picture, refused, result_of
 
 CODE = """
+import os
+from pathlib import Path
+
 import polars as pl
 
 def twice(frame):
@@ -46,6 +49,23 @@ def untyped(row):
 
 def other(row):
     return 5
+
+def deadly(frame):
+    if 2 in frame["n"]:
+        os.kill(os.getpid(), 9)
+    return frame
+
+def deadly_once(frame):
+    mark = Path(__file__).with_name("died")
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), 9)
+    return frame
+
+def hanging(frame):
+    while 2 in frame["n"]:
+        pass
+    return frame
 
 number = 5
 """
@@ -86,6 +106,23 @@ def test_a_function_over_rows_may_drop_and_multiply(base: Path):
 def test_it_may_run_in_a_process_of_its_own(base: Path):
     found = made('twice", execution: process', base)
     assert [row["n"] for row in found] == [2, 4, 6]
+
+
+def test_a_process_that_dies_costs_an_attempt_of_its_batch(base: Path):
+    assert made('deadly_once", execution: process', base) == ROWS
+
+
+@pytest.mark.parametrize("function", ["deadly", "hanging"])
+def test_only_the_row_that_kills_or_hangs_its_process_is_left_out(base: Path, function: str):
+    config = f'{function}", execution: process, limits: {{timeout: 2s}}'
+    found = made(config, base, ", error_handling: {on_error: skip}")
+    assert ordered(found) == ordered([ROWS[0], ROWS[2]])
+
+
+def test_a_row_that_always_kills_its_process_fails_the_run(base: Path):
+    error = failure(step('deadly", execution: process'), s=ROWS, base=base)
+    assert (error.code, error.step) == ("E0522", "step")
+    assert "died of the signal SIGKILL while it ran own_steps:deadly, 3 times" in error.message
 
 
 def test_expressions_behind_it_still_know_the_time_and_the_row(base: Path):

@@ -22,7 +22,7 @@ from dataflare.engine.coordinator import CannotCut, Coordinator, Follower, Ident
 from dataflare.engine.deploy import Worker, deployed, widened
 from dataflare.engine.discovery import Finder, interval_of
 from dataflare.engine.metrics import JobMetrics
-from dataflare.engine.pool import SPARE_THREADS, WorkerPool
+from dataflare.engine.pool import SPARE_THREADS, ThreadPool
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.taps import Taps
 from dataflare.engine.task import Task
@@ -88,7 +88,7 @@ class Attempt:
     ) -> None:
         self.plan, self.settings, self.start, self.store = plan, settings, start, store
         self.metrics, self.committers = metrics, committers
-        self.pool = WorkerPool(settings.resources.threads + SPARE_THREADS)
+        self.pool = ThreadPool(settings.resources.threads + SPARE_THREADS)
         of_streams = {stream: source for source, names in plan.streams.items() for stream in names}
         metrics.add_streams(of_streams)
         like_source = {stream: policies[source] for stream, source in of_streams.items()}

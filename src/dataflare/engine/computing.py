@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from dataflare.engine import new_fields
 from dataflare.engine.new_fields import Place
-from dataflare.engine.pool import INLINE_BYTES, INLINE_ROWS, WorkerPool
+from dataflare.engine.pool import INLINE_BYTES, INLINE_ROWS, ThreadPool
 from dataflare.engine.segments import Given, Outcome, SegmentRunner, broken_data
 from dataflare.expr import NOW_COLUMN, ROWKEY_COLUMN
 from dataflare.model.batch import SharedDataBatch
@@ -49,7 +49,7 @@ class Computing:
         self._failures = 0
 
     def start(
-        self, chunk: Chunk, pool: WorkerPool, *, others: bool = False
+        self, chunk: Chunk, pool: ThreadPool, *, others: bool = False
     ) -> asyncio.Future[Outcome]:
         """Begin with a chunk. One of few rows in memory costs less than to hand it to another thread, which waits for its
         turn on a busy machine: it is done when this returns. others: chunks before it are under way, and what decodes

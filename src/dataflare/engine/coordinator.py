@@ -34,7 +34,7 @@ from dataflare.engine.messages import (
     Share,
     Wait,
 )
-from dataflare.engine.pool import WorkerPool
+from dataflare.engine.pool import ThreadPool
 from dataflare.engine.split_queue import SplitQueue
 from dataflare.errors import CheckpointError, Retry
 from dataflare.model.new_fields import NewFields
@@ -105,7 +105,7 @@ class Coordinator:
         self,
         identity: Identity,
         store: Storage,
-        pool: WorkerPool,
+        pool: ThreadPool,
         *,
         epoch: int,
         sources: Mapping[str, SourceRecord],

@@ -29,7 +29,7 @@ from dataflare.engine.lookup_tables import load_tables
 from dataflare.engine.messages import Control, Deploy, Inlet, Outlet
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.operating import ChunkFolder, Operating, refuse_other_layout, share_of
-from dataflare.engine.pool import WorkerPool
+from dataflare.engine.pool import ThreadPool
 from dataflare.engine.queries import LookupTables
 from dataflare.engine.reading import Reading
 from dataflare.engine.row_errors import RowErrors
@@ -163,7 +163,7 @@ class Worker:
         settings: Settings,
         identity: Identity,
         store: Storage,
-        pool: WorkerPool,
+        pool: ThreadPool,
         metrics: JobMetrics,
         errors: RowErrors,
         retries: Retries,

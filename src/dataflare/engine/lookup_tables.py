@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from dataflare.engine.discovery import every_split
 from dataflare.engine.metrics import JobMetrics
-from dataflare.engine.pool import WorkerPool
+from dataflare.engine.pool import ThreadPool
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.segments import Outcome, broken_data
 from dataflare.errors import DataError
@@ -31,7 +31,7 @@ from dataflare.state.index import KeyIndex
 
 async def load_tables(
     lookups: Sequence[Lookup],
-    pool: WorkerPool,
+    pool: ThreadPool,
     metrics: JobMetrics,
     retries: Retries,
     errors: RowErrors,
@@ -58,7 +58,7 @@ async def load_tables(
 
 
 async def _read(
-    connector: SourceConnector, pool: WorkerPool, name: str, errors: RowErrors
+    connector: SourceConnector, pool: ThreadPool, name: str, errors: RowErrors
 ) -> tuple[pl.DataFrame, Outcome]:
     """The rows of a table, and what becomes of those that cannot be read."""
     outcome = Outcome()
@@ -66,7 +66,7 @@ async def _read(
     return await read_whole(connector, pool, table), outcome
 
 
-async def read_whole(connector: SourceConnector, pool: WorkerPool, table: _Table) -> pl.DataFrame:
+async def read_whole(connector: SourceConnector, pool: ThreadPool, table: _Table) -> pl.DataFrame:
     """All rows of a bounded source, in memory."""
     frames: list[pl.DataFrame] = []
     async for split in every_split(connector):

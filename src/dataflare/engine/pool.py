@@ -23,13 +23,13 @@ SPARE_THREADS = 2
 one to spare 1.8 of two processors are busy, with two 1.9; more take memory."""
 
 
-class WorkerPool:
+class ThreadPool:
     """A few threads for Polars, which releases the GIL; blocking clients have threads of their own."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._pool = ThreadsOfRun(threads)
-        self._others: list[WorkerPool] = []
+        self._others: list[ThreadPool] = []
 
     def submit(self, function: Callable[..., T], *args: object) -> asyncio.Future[T]:
         """Start the call on a thread, inside of the run's context; awaiting it gives the result."""
@@ -46,7 +46,7 @@ class WorkerPool:
             return function(*args)
         return await self.submit(function, *args)
 
-    def waiting(self) -> WorkerPool:
+    def waiting(self) -> ThreadPool:
         """A pool of many threads, for work that mostly waits for a system. Closed with this one."""
         made = _WaitingPool(_WAITING_MAX)
         self._others.append(made)
@@ -59,7 +59,7 @@ class WorkerPool:
         self._pool.shutdown(wait=wait, cancel_futures=True)
 
 
-class _WaitingPool(WorkerPool):
+class _WaitingPool(ThreadPool):
     """Nothing runs inline: not even few rows may stall the event loop that they wait for."""
 
     def is_inline(self, rows: int) -> bool:

@@ -24,7 +24,7 @@ from dataflare.engine.exchange import split_by_key
 from dataflare.engine.gate import Cut, Ended, Rows, Time
 from dataflare.engine.messages import Checkpoint, Control, Deploy, Fail, Found, Opened, Share
 from dataflare.engine.metrics import TaskMetrics
-from dataflare.engine.pool import WorkerPool
+from dataflare.engine.pool import ThreadPool
 from dataflare.engine.segments import Outcome
 from dataflare.engine.taps import Taps
 from dataflare.engine.traced import TaskTrace
@@ -143,7 +143,7 @@ class Task:
         *,
         outputs: Sequence[Output],
         inbox: Inbox,
-        pool: WorkerPool,
+        pool: ThreadPool,
         metrics: TaskMetrics,
         control: Control,
         letters: Callable[[Sequence[pl.DataFrame]], pl.DataFrame],

@@ -15,6 +15,7 @@ from dataflare.model.event_time import TIME_COLUMNS
 from dataflare.model.hashing import mix_int
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
+from dataflare.model.units import Duration, Size
 from dataflare.operators.base import BindContext, Bound, Lowering, RowOperator, Step, StepConfig
 from dataflare.operators.names import ByName, Name, not_empty, not_reserved, spot_of, types
 from dataflare.operators.primitives import kinds_without_updates, without_updates
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 
 ORIGIN = "__dataflare_origin"
 """UInt32: the row of the batch that a row of the result came from."""
+
+
+class Limits(StepConfig):
+    timeout: Duration | None = Field(
+        default=None, description="How long one call of the function may take."
+    )
+    memory: Size | None = Field(
+        default=None,
+        description="How much memory the process may have; looked at ten times a second.",
+    )
 
 
 class PythonConfig(StepConfig):
@@ -43,7 +54,13 @@ class PythonConfig(StepConfig):
         description="Columns that come out; those of the input if not given.",
     )
     execution: Literal["thread", "process"] = Field(
-        default="thread", description="process: in worker processes, for code that holds the GIL."
+        default="thread",
+        description="process: in worker processes, for code that holds the GIL, crashes or hangs. A batch with which a "
+        "process is lost three times is handled by `error_handling`.",
+    )
+    limits: Limits | None = Field(
+        default=None,
+        description="For execution: process. A process beyond them is ended, as if it had crashed.",
     )
     pure: bool = Field(
         default=False,
@@ -63,6 +80,8 @@ class PythonCall(RowOperator, StructABC, frozen=True):
     output: Schema
     input: Schema
     pure: bool = False
+    timeout_s: float | None = None
+    memory_max: int | None = None
 
     no_changes = ", because it may give something else for the same row; mode: record with pure: true says that it does not"
 
@@ -248,6 +267,15 @@ config:
             user_code.load(str(config.function), context.base)
         except ConfigError as error:
             raise error.at(step=step, spot=spot) from error.__cause__
+        limits = config.limits
+        if limits is not None and config.execution != "process":
+            raise ConfigError(
+                f"step '{step}': 'limits' hold for a process of its own, and the function runs in a thread",
+                code="E0405",
+                step=step,
+                spot=spot,
+                help="add execution: process, or leave out 'limits'",
+            )
         output = inputs[0]
         if config.schema_ is not None:
             not_empty(step, "columns in `schema`", config.schema_)
@@ -262,5 +290,7 @@ config:
             output,
             inputs[0],
             config.pure,
+            None if limits is None else limits.timeout,
+            None if limits is None else limits.memory,
         )
         return Bound(outputs={None: output}, operators=(operator,))

@@ -17,6 +17,8 @@ from dataflare.sdk.user_values import WrongValue, as_promised
 if TYPE_CHECKING:
     import polars as pl
 
+LOST_WORKER = "E0522"
+
 
 def raised(step: str, what: str, error: Exception) -> DataError:
     """The error for an exception of a user's code (E0520). what: the code, by its name."""
@@ -30,8 +32,8 @@ def raised(step: str, what: str, error: Exception) -> DataError:
 
 
 def is_of_rows(error: DataError) -> bool:
-    """Whether fewer rows might not have the error: the code raised, or gave a wrong value."""
-    return error.code == "E0520" or isinstance(error, WrongValue)
+    """Whether fewer rows might not have the error: the code raised, lost its process, or gave a wrong value."""
+    return error.code in ("E0520", LOST_WORKER) or isinstance(error, WrongValue)
 
 
 def frame_of(step: str, what: str, result: object) -> pl.DataFrame:

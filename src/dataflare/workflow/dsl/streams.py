@@ -210,6 +210,7 @@ class Stream:
         mode: Literal["batch", "record"] | None = None,
         schema: Schema | None = None,
         execution: Literal["thread", "process"] | None = None,
+        limits: Mapping[str, Any] | None = None,
         pure: bool | None = None,
         **step: Unpack[StepOptions],
     ) -> Stream:
@@ -217,11 +218,17 @@ class Stream:
 
         function: a function, or "package.module:name". A function of a script or a notebook is known to
         this process only, and a workflow with it cannot be written as YAML. pure: the same rows in always
-        give the same rows out, so a stream of changes may go through it.
+        give the same rows out, so a stream of changes may go through it. limits: `timeout` and `memory` of a call, for
+        execution="process".
         """
         target = function if isinstance(function, str) else name_of(function)
         config = set_options(
-            function=target, mode=mode, schema=schema, execution=execution, pure=pure
+            function=target,
+            mode=mode,
+            schema=schema,
+            execution=execution,
+            limits=limits,
+            pure=pure,
         )
         return self._add_step("python", name, config, step)
 
