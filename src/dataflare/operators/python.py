@@ -35,7 +35,7 @@ class Limits(StepConfig):
     )
     memory: Size | None = Field(
         default=None,
-        description="How much memory the process may have; looked at ten times a second.",
+        description="How much memory the process may have; it is read ten times a second.",
     )
 
 

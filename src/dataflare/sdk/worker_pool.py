@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 _CONTEXT = multiprocessing.get_context("spawn")
 _LOOK_S = 0.1
-"""How often the memory of a process is looked at."""
+"""How often the memory of a process is read."""
 _END_S = 5.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
