@@ -32,6 +32,7 @@ _COMMANDS = {
     "preview": _RUN,
     "diff": _RUN,
     "resync": _RUN,
+    "backfill": _RUN,
     "chaos": _RUN,
     "test": _RUN,
     "convert": _RUN,
