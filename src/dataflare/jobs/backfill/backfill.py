@@ -173,7 +173,14 @@ class Backfill:
         were done have other rows."""
         options = self._options
         steps = [self.workflow.fingerprint_of(step.name) for step in self.workflow.steps()]
-        whole: list[object] = [options.begin, options.end, options.by, self._source, self.column, steps]
+        whole: list[object] = [
+            options.begin,
+            options.end,
+            options.by,
+            self._source,
+            self.column,
+            steps,
+        ]
         if options.fresh:
             whole.append(time.time_ns())
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:8]
