@@ -181,6 +181,11 @@ class JobMetrics:
         """The counts by step as they are now, rows on their way included."""
         return self._sum(task.counts for task in self._tasks)
 
+    def add_steps(self, others: JobMetrics) -> None:
+        """Steps that came while the run goes on."""
+        self._kinds |= others._kinds
+        self.errors_max |= others.errors_max
+
     def add_streams(self, streams: Mapping[str, str]) -> None:
         """Count the rows of streams beside those of their source. streams: by the name that they are counted under, the
         source."""

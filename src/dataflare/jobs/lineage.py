@@ -69,6 +69,10 @@ class Lineage:
         self._bucket: Bucket | None = None
         self._writing = threading.Lock()
 
+    def grow(self, workflow: Workflow, options: RunOptions) -> None:
+        """The same workflow with more tables. options: of a run that goes on."""
+        self.workflow, self.options = workflow, options
+
     def unreported(self) -> RunRecord | None:
         """The record of the last run, if it finished but its process ended before it reported this.
         Blocking."""

@@ -7,7 +7,7 @@ again (which changes nothing if it was committed), and new rows follow.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -64,6 +64,17 @@ async def open_committers(
         await completed(close_committers(committers))
         raise
     return committers
+
+
+async def close_all(
+    plan: PhysicalPlan, committers: Mapping[str, Committer], notes: dict[str, Sequence[str]]
+) -> None:
+    """Close committers and sources. notes: what the sources say in the end, by step, is added here."""
+    await close_committers(committers)
+    for stage in plan.stages:
+        if stage.source is not None:
+            notes[stage.name] = stage.source.notes()
+            await stage.source.aclose()
 
 
 async def close_committers(committers: Mapping[str, Committer]) -> None:

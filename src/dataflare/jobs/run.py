@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from dataflare.checkpoint.files import make_state_folder
 from dataflare.checkpoint.lock import RunLock
 from dataflare.checkpoint.runs import RunRecord, new_run_id, utc_text
@@ -28,7 +30,6 @@ from dataflare.errors import (
     CheckpointError,
     DataFlareError,
     Retry,
-    from_here,
 )
 from dataflare.jobs.absent_tables import with_absent
 from dataflare.jobs.alerting import alerting
@@ -54,6 +55,7 @@ from dataflare.jobs.options import RunOptions
 from dataflare.jobs.recovery import (
     Recovered,
     carried_over,
+    close_all,
     close_committers,
     open_committers,
     recover,
@@ -63,6 +65,7 @@ from dataflare.jobs.result import RunResult
 from dataflare.jobs.unread import unread
 from dataflare.jobs.watching import Watch
 from dataflare.model.new_fields import Columns, FieldsAppeared
+from dataflare.model.new_tables import TablesAppeared
 from dataflare.planner import Plan, plan_async
 from dataflare.resilience.retry import AFTER_MAX_S
 from dataflare.sdk.crashpoints import crash_point
@@ -116,6 +119,7 @@ class _Run:
     def __init__(self, workflow: Workflow, options: RunOptions) -> None:
         self.options = options
         self.run_id = new_run_id()
+        self._given = workflow  # without a step for each table
         self.interrupted = self.unread = self.has_met = False
         self.watch = Watch(workflow, self.run_id, options)
         self._use(workflow)
@@ -253,10 +257,14 @@ class _Run:
                     return await self._attempt(plan, resume)
                 except asyncio.CancelledError:
                     raise
-                except FieldsAppeared as appeared:
-                    replans += 1
+                except (FieldsAppeared, TablesAppeared) as appeared:
                     try:
-                        plan, resume = await self._learn(plan, appeared, replans), True
+                        if isinstance(appeared, TablesAppeared):
+                            plan = await self._take_in(appeared)
+                        else:
+                            replans += 1
+                            plan = await self._learn(plan, appeared, replans)
+                        resume = True
                     except DataFlareError as refused:
                         return "failed", place(self.workflow, refused), None
                 except Exception as raised:
@@ -267,11 +275,7 @@ class _Run:
                         return "failed", error, None
                     delay = min(policy.max_delay, policy.delay * 2 ** (len(failures) - 1))
                     delay = max(delay, min(error.retry_after_s or 0.0, AFTER_MAX_S))
-                    reason = from_here(error.message)
-                    self.watch.restarts += 1
-                    self.watch.status = "restarting"
-                    self.watch.warnings.append(f"restarted after {error.code}: {reason}")
-                    self.watch.say(f"{reason}; restarting in {delay:g} s", level="error")
+                    self.watch.restarting(error, delay)
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(delay):
                             await self.stop.wait()
@@ -282,6 +286,18 @@ class _Run:
         finally:
             if timer is not None:
                 timer.cancel()
+
+    async def _take_in(self, appeared: TablesAppeared) -> Plan:
+        """Make a plan with tables that came, as the next start would."""
+        self.options = replace(self.options, fresh=False, savepoint=None)
+        self.workflow = await expanded_to_run(self._given, self.options, self.retries)
+        self.watch.grow(self.workflow)
+        self.lineage.grow(self.workflow, self.options)
+        plan = await self._plan(self.lineage.learned())
+        await self.lineage.begin(plan)
+        self.letters_at, self.has_met = letter_places(plan.stages), False
+        self.watch.warn([appeared.told, *doubts_of(plan)])
+        return plan
 
     async def _learn(self, plan: Plan, appeared: FieldsAppeared, replans: int) -> Plan:
         """Record the new fields durably, then make a plan with columns for them."""
@@ -351,18 +367,11 @@ class _Run:
                 for name, committer in committers.items():
                     self.published[name] = await committer.published()
         finally:
-            await completed(self._closed(plan, committers))
+            await completed(close_all(plan.stages, committers, self.notes))
         if not ending.finished:
             return self._stopped_by(), None, None
         carried = await in_thread(carried_over, plan.stages, ending.manifest, store)
         return "finished", None, with_absent(self.workflow, carried, current.carried)
-
-    async def _closed(self, plan: Plan, committers: Mapping[str, Committer]) -> None:
-        await close_committers(committers)
-        for stage in plan.stages.stages:
-            if stage.source is not None:
-                self.notes[stage.name] = stage.source.notes()
-                await stage.source.aclose()
 
     async def _meet(self, plan: Plan, committers: Mapping[str, Committer]) -> bool:
         try:

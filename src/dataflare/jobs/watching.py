@@ -71,6 +71,12 @@ class Watch:
         self._breakers = circuit_breakers(workflow, self._held_back, self._let_through)
         self.retries = Retries(retry_policies(workflow), self._retried, breakers=self._breakers)
 
+    def grow(self, workflow: Workflow) -> None:
+        """The same workflow with more tables."""
+        self.workflow = workflow
+        self.metrics.add_steps(metrics_of(workflow))
+        self.retries.add(retry_policies(workflow))
+
     @property
     def may_run_code(self) -> bool:
         """Whether workflows may run code of their own here."""
@@ -107,6 +113,14 @@ class Watch:
             if text not in self.warnings:
                 self.warnings.append(text)
                 self.say(text, level="warning")
+
+    def restarting(self, error: DataFlareError, delay_s: float) -> None:
+        """Another attempt follows one that failed."""
+        reason = from_here(error.message)
+        self.restarts += 1
+        self.status = "restarting"
+        self.warnings.append(f"restarted after {error.code}: {reason}")
+        self.say(f"{reason}; restarting in {delay_s:g} s", level="error")
 
     def alerted(self, event: Event) -> None:
         """Tell the user, and the log, that an alert fires or is resolved."""

@@ -216,6 +216,10 @@ class Retries:
         self._policies, self._on_retry, self._sleep = policies or {}, on_retry, sleep
         self._breakers = breakers or {}
 
+    def add(self, policies: Mapping[str, RetryPolicy | None]) -> None:
+        """Steps that came while the run goes on."""
+        self._policies = {**policies, **self._policies}
+
     def of(self, step: str) -> Retrying:
         return Retrying(
             step,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mysql_kit import Database
 from streams_shop import WORKFLOW, Shop
 
+from dataflare.connectors.mysql.cdc import reader as readers
 from dataflare.errors import DataFlareError
-from dataflare.jobs import RunOptions, run
+from dataflare.jobs import RunOptions, arun, run
 from dataflare.planner import plan
 from dataflare.sdk.crashpoints import observed
 from dataflare.workflow.load import load_text
@@ -354,3 +357,83 @@ def test_options_of_one_table(shop: Shop) -> None:
         assert [row[1] for row in db.execute("pragma table_info(items)")] == ["id", "line"]
     with pytest.raises(DataFlareError, match="'cdc' is the same for all"):
         plan(load_text(text.replace("OPTIONS", "{cdc: false}"), base=shop.folder))
+
+
+def test_a_table_that_comes_while_the_run_goes_on_is_taken_in(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its rows from before and its changes, while the others go on; twice, and then by a next run."""
+    monkeypatch.setattr(readers, "_LAG_S", 0.1)
+    shop.mode, database = "streaming", shop.database
+    steps = [
+        lambda: database.execute(
+            "create table people (id int primary key, name varchar(20))",
+            "insert into people select seq, 'p' from seq_1_to_40",
+            "update orders set name = 'x' where id < 9",
+        ),
+        lambda: database.execute(
+            "delete from people where id < 5", "insert into orders values (900, 'with people')",
+            "create table audit_more (id int)", "create table places (id int primary key, name varchar(9))",
+            "insert into places values (1, null), (2, null)",
+        ),
+        lambda: database.execute("delete from places where id = 1", "insert into people values (99, 'z')"),
+    ]  # fmt: skip
+    rows = [
+        "select count(*) = 50 from orders", "select count(*) = 40 from people",
+        "select count(*) = 2 from places", "select count(*) = 37 from people",
+    ]  # fmt: skip
+    running: list[asyncio.Future[Any]] = []
+
+    def listener(progress: Any) -> None:
+        try:
+            with sqlite3.connect(shop.folder / "copy.db", timeout=10) as db:
+                is_there = not rows or db.execute(rows[0]).fetchone() == (1,)
+        except sqlite3.OperationalError:  # the table is not there yet
+            return
+        if is_there and rows:
+            rows.pop(0)
+            if steps:
+                steps.pop(0)()
+            else:
+                running[0].cancel()
+
+    async def check() -> None:
+        options = RunOptions(shop.folder / "home", listener=listener)
+        running.append(asyncio.ensure_future(arun(shop.workflow(), options)))
+        with contextlib.suppress(asyncio.CancelledError):
+            result = await running[0]
+            assert result.error is None, result.error
+
+    asyncio.run(check())
+    assert (rows, steps) == ([], [])
+    shop.check("orders", "items", "people", "places")
+    shop.mode = "batch"
+    shop.database.execute("delete from people where id = 20", "delete from orders where id = 20")
+    shop.catch_up()
+    shop.check("orders", "items", "people", "places")
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_new_table_that_is_not_taken_in_is_told_once(shop: Shop, adds: bool) -> None:
+    async def check() -> None:
+        source = shop.database.source(tables=["*", "!audit_*"], cdc=True)
+        source.adds_columns = adds
+        await source.members()
+        shop.database.execute(
+            "create table odd (id int primary key) engine = MyISAM", "create table good (id int primary key)",
+            "create table audit_other (id int primary key)",
+        )  # fmt: skip
+        found = source.with_db("its tables", source.new_tables)
+        assert list(found.names) == (["good"] if adds else [])
+        name = shop.database.name
+        told = (
+            f"'{name}.odd' is new, and is left out: table '{name}.odd' in "
+            if adds
+            else "is new: the next run takes it in"
+        )
+        assert len(found.warnings) == (1 if adds else 2)
+        assert all(told in each for each in found.warnings), found.warnings
+        assert not source.with_db("its tables", source.new_tables).warnings
+        await source.aclose()
+
+    asyncio.run(check())

@@ -145,7 +145,15 @@ config:
             self.with_db,
             "its log",
             lambda db: log.reader(
-                db, server, step, followed, split, position, self._committed, self.context.folder
+                db,
+                server,
+                step,
+                followed,
+                split,
+                position,
+                self._committed,
+                self.context.folder,
+                self.new_tables,
             ),
         )
 

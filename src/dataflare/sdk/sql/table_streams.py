@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, ClassVar, Self, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 from pydantic import ValidationError
 
@@ -25,6 +26,13 @@ from dataflare.sdk.threads import in_thread
 R = TypeVar("R", bound=Relation[Any])
 
 
+class NewTables(Struct, frozen=True):
+    """names: of the streams that can be taken in. warnings: about tables that cannot."""
+
+    names: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+
 class TableStreams(SupportsChanges[R], SupportsTables[R]):
     """A source that gives streams where its config has `tables` and it follows its server's log."""
 
@@ -35,6 +43,8 @@ class TableStreams(SupportsChanges[R], SupportsTables[R]):
         super().__init__(config, context)
         self._members: dict[str, Self] | None = None
         self._names: dict[str, TableName] = {}
+        self._refused: set[str] = set()
+        """New tables that cannot be followed, as users were told."""
 
     # -- for subclasses ----------------------------------------------------------------------------
 
@@ -97,6 +107,35 @@ class TableStreams(SupportsChanges[R], SupportsTables[R]):
             await _stream(name, self._names[name], member)
             for name, member in (await self.members()).items()
         ]
+
+    def new_tables(self, db: Any) -> NewTables:
+        """Tables that came while the run goes on. Blocking."""
+        if self.config.tables is None:
+            return NewTables()
+        patterns, step = [str(each) for each in self.config.tables], self.context.step
+        entries = wanted(self.list_tables(db), patterns, step)
+        known = {of.full for of in self._names.values()}
+        names = stream_names(entry.of for entry in entries)
+        found, warnings = [], []
+        for entry in entries:
+            if entry.of.full in known or entry.of.full in self._refused:
+                continue
+            if not self.adds_columns:
+                self._refused.add(entry.of.full)
+                warnings.append(f"table '{entry.of.full}' is new: the next run takes it in")
+                continue
+            member = self._member(names[entry.of], {o: entry.config[o] for o in self.unchosen})
+            try:
+                with self.errors(member.label):
+                    member._relation = member.find_table(db)
+            except DataFlareError as error:
+                if error.__cause__ is not None:
+                    raise
+                self._refused.add(entry.of.full)
+                warnings.append(f"table '{entry.of.full}' is new, and is left out: {error.message}")
+            else:
+                found.append(names[entry.of])
+        return NewTables(found, warnings)
 
     def _find_members(self, db: Any) -> dict[str, Self]:
         patterns = [str(each) for each in self.config.tables or ()]

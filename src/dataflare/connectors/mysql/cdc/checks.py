@@ -179,6 +179,14 @@ def continued(db: Db, place: Place, server: str) -> Place:
     )
 
 
+def is_another_log(server: str, place: Place) -> str:
+    """What is told where a log goes on behind the last transactions."""
+    return (
+        f"{server} is not the server that was read before, or has begun its log anew: its changes behind the transaction "
+        f"{place.gtid} are read"
+    )
+
+
 def _begins_behind(db: Db, place: Place) -> str | None:
     """The first file of the log, if transactions between a place and it were purged."""
     first = str(db.rows("show binary logs")[0][0])

@@ -23,6 +23,7 @@ from dataflare.errors import DataError, SystemError_
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.sdk.source import SourceBatch
 from dataflare.sdk.sql.table_reads import new_fields
+from dataflare.sdk.sql.table_streams import NewTables
 
 
 class Followed(Struct, frozen=True):
@@ -89,7 +90,7 @@ class Followed(Struct, frozen=True):
 
 class Following(Struct, frozen=True):
     """tables: by name. copies: whether their rows are read first. until: where the run ends; None: nowhere. folder: the
-    workflow's; None where nothing is kept."""
+    workflow's; None where nothing is kept. new_tables: finds those that came since the run began."""
 
     server: Server
     step: str
@@ -98,6 +99,7 @@ class Following(Struct, frozen=True):
     copies: bool
     until: Place | None
     folder: Path | None = None
+    new_tables: Callable[[Db], NewTables] = lambda db: NewTables()
 
     @property
     def label(self) -> str:

@@ -18,7 +18,7 @@ import pymysql
 from msgspec.structs import replace
 
 from dataflare.connectors.mysql.cdc.batches import Batches, Behind, Table
-from dataflare.connectors.mysql.cdc.checks import continued, end_of_log, refused
+from dataflare.connectors.mysql.cdc.checks import continued, end_of_log, is_another_log, refused
 from dataflare.connectors.mysql.cdc.dump import Dump
 from dataflare.connectors.mysql.cdc.events import Assembler, Change, Piece, Tracked, parts_of
 from dataflare.connectors.mysql.cdc.following import Followed, Following, cut, new_columns
@@ -33,6 +33,7 @@ from dataflare.connectors.mysql.connection import Db
 from dataflare.connectors.mysql.errors import mysql_errors
 from dataflare.errors import DataError, DataFlareError, Retry
 from dataflare.model.batch import SharedDataBatch, truncation
+from dataflare.model.new_tables import TablesAppeared
 from dataflare.model.progress import Position
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.source import EndOfSplit, SourceBatch, SplitReader
@@ -58,7 +59,7 @@ class ChangeReader(SplitReader):
         self._queue: deque[tuple[SourceBatch, Standing]] = deque()
         self._given: Standing | None = None
         """Behind the last rows of the log that were given."""
-        self._problem: DataFlareError | None = None
+        self._problem: DataFlareError | TablesAppeared | None = None
         self._log: Log | None = None
         self._snapshot: Snapshot | None = None
         self._reads: TableReads[str] | None = None
@@ -219,10 +220,7 @@ class ChangeReader(SplitReader):
         server, self._is_placed = self._following.server.label, True
         found = continued(db, place, server)
         if found is not place:
-            self.warnings[
-                f"{server} is not the server that was read before, or has begun its log anew: its changes behind the "
-                f"transaction {place.gtid} are read"
-            ] = 0
+            self.warnings[is_another_log(server, place)] = 0
             if self._until is not None:
                 self._until = end_of_log(db, server)
             self._standing = replace(self._standing, place=found)
@@ -468,13 +466,14 @@ class ChangeReader(SplitReader):
         return partial(keys_behind, KeyedRows(reading, {}, self._snapshot), there.after)
 
     def _see_lag(self, log: Log) -> None:
-        """See how much of the log comes behind. What cannot be found out now is asked for later."""
+        """See how much of the log comes behind, and whether tables came. What cannot be found out now is asked for later."""
         self._asked_at, server = time.monotonic(), self._following.server.label
         try:
             with mysql_errors(server, "the size of its log"):
                 db = self._connect()
                 try:
                     lag = lag_of(db, log.end, log.assembler.second)
+                    new = None if self._until else self._following.new_tables(db)
                 finally:
                     db.close()
         except DataFlareError as error:
@@ -482,6 +481,10 @@ class ChangeReader(SplitReader):
                 raise
             return
         self.kept_bytes = lag.size
+        if new is not None:
+            self.warnings.update(dict.fromkeys(new.warnings, 0))
+        if new is not None and new.names and self._problem is None and not log.is_inside:
+            self._problem = TablesAppeared(self._following.step, new.names)
         if (doubt := lag.doubt(server)) is not None:
             self.warnings[doubt] = 0
 

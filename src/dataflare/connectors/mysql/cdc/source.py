@@ -32,6 +32,7 @@ from dataflare.connectors.mysql.relation import Column, Relation
 from dataflare.model.progress import Position, Split
 from dataflare.sdk.sql.change_facts import TYPES, columns_of, refuse_taken
 from dataflare.sdk.sql.changes import Committed, TableChanges
+from dataflare.sdk.sql.table_streams import NewTables
 
 _IDS = 1 << 30
 
@@ -114,9 +115,9 @@ class ChangeSource(TableChanges, kw_only=True):
 
     def reader(
         self, db: Db, server: Server, step: str, followed: Sequence[Followed], split: Split, position: Position | None,
-        committed: Committed, folder: Path | None,
+        committed: Committed, folder: Path | None, new_tables: Callable[[Db], NewTables],
     ) -> ChangeReader:  # fmt: skip
-        """folder: the workflow's; None where nothing is kept."""
+        """folder: the workflow's; None where nothing is kept. new_tables: as in Following."""
         # A run that resumes may have another mode than the one that listed the split.
         ends = self.stops or self.is_preview
         until = split.data["until"] if self.stops else None
@@ -125,7 +126,7 @@ class ChangeSource(TableChanges, kw_only=True):
         following = Following(
             server, step, {each.name: each for each in followed}, self.server_id(),
             copies=self.copies, until=None if until is None else Place.from_json(until),
-            folder=folder,
+            folder=folder, new_tables=new_tables,
         )  # fmt: skip
         start = split.data["start"] if position is None else position.value
         return ChangeReader(following, Standing.from_json(start, followed[0].name), committed)
