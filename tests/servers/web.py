@@ -51,6 +51,8 @@ def http_server(answer: Callable[[Asked], Answer]) -> Iterator[HttpServer]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Else head and body are two packets, and the second one waits 40 ms for an acknowledgement.
+        wbufsize = 1 << 16
 
         def _any(self) -> None:
             parts = urlsplit(self.path)

@@ -278,7 +278,13 @@ class Worker:
         described = await in_thread(
             destination_context, stage, self.plan, self.identity, self.store, spec.subtask
         )
-        context = replace(described, sift=on_error != "fail", epoch=spec.epoch)
+        most = self.metrics.errors_max.get(stage.name)
+        context = replace(
+            described,
+            sift=on_error != "fail",
+            epoch=spec.epoch,
+            refused_max=most if isinstance(most, int) else None,
+        )
         retrying = self.retries.of(stage.name)
         opening = partial(stage.destination.open, context, spec.restored)
         # Many writers connect with their first rows.

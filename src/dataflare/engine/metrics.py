@@ -11,10 +11,10 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from dataflare.errors import DataError
 from dataflare.model.event_time import moment_of
 from dataflare.observability.times import JobTimes, TaskTimes
 from dataflare.observability.view import CheckpointView
+from dataflare.sdk.max_errors import too_many_errors
 
 _SHARE_FROM_ROWS = 10_000
 
@@ -296,16 +296,7 @@ class JobMetrics:
                 shown = (
                     f"{most:,}" if isinstance(most, int) else f"{most * 100:.3g}% of {seen:,} rows"
                 )
-                raise DataError(
-                    f"step '{name}': {step.errors:,} rows failed, more than max_errors allows ({shown})",
-                    code="E0530",
-                    step=name,
-                    notes=[
-                        "the rows since the last checkpoint, and their dead letters, are not kept"
-                    ],
-                    help="fix the data or the workflow, or raise max_errors: a run that comes to its end "
-                    "keeps a dead letter of each row",
-                )
+                raise too_many_errors(name, step.errors, shown)
 
     def to_json(self) -> dict[str, Any]:
         return {name: step.to_json() for name, step in self.steps.items()}

@@ -124,7 +124,7 @@ class DestinationContext(Struct, frozen=True):
     refuses are left out and given to `Writer.settle`; else the first of them is raised. complete: by
     the final epoch all rows that there are have arrived; a row that did not is gone. before: then, the
     steps that its rows depend on. epoch: for a writer, the last one cut before; all that it prepares have
-    greater numbers.
+    greater numbers. refused_max: a writer that has found more refused rows ends its search (`max_errors.end_search`).
     """
 
     step: str
@@ -143,6 +143,7 @@ class DestinationContext(Struct, frozen=True):
     epoch: int = 0
     before: frozenset[str] = frozenset()
     run_id: str = ""
+    refused_max: int | None = None
 
     @property
     def lineage8(self) -> str:

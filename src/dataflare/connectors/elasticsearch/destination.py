@@ -43,6 +43,7 @@ from dataflare.sdk.destination import (
     Writer,
     WriteStats,
 )
+from dataflare.sdk.max_errors import end_search
 from dataflare.sdk.threads import in_thread
 
 _SLICE_BYTES = 16 << 20
@@ -298,6 +299,7 @@ class DocumentWriter(Writer):
         self._refused_total += len(whys)
         for row, why in zip(found, whys, strict=True):
             self._refused.append(RefusedRow(row, "E0510", f"{self._place} refuses a row: {why}"))
+        end_search(self._context.step, len(self._refused), self._context.refused_max)
 
     def _refusal(self, row: Mapping[str, Any], why: str) -> DataError:
         text = ", ".join(f"{name}={value!r}" for name, value in row.items())

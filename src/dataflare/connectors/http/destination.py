@@ -33,6 +33,7 @@ from dataflare.sdk.destination import (
     Writer,
     WriteStats,
 )
+from dataflare.sdk.max_errors import end_search
 
 _ABOUT_ROWS = (400, 409, 413, 422)
 
@@ -206,6 +207,7 @@ class WebhookWriter(Writer):
         if rows.height == 1:
             why = _why(answer, config.url)
             self._refused.append(RefusedRow(python_row(rows), "E0510", why))
+            end_search(self._context.step, len(self._refused), self._context.refused_max)
             return ()
         half = rows.height // 2
         return rows.head(half), rows.slice(half)

@@ -162,6 +162,7 @@ class TableDestination(DestinationConnector):
             token=context.token,
             workflow=context.workflow,
             sift=context.sift,
+            refused_max=context.refused_max,
             complete=context.complete,
         )
 

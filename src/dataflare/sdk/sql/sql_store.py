@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from dataflare.errors import DataError
 from dataflare.model.types import RESERVED, DataType, Schema
+from dataflare.sdk.max_errors import end_search
 from dataflare.sdk.sql import soft_deletes, sweeping, tables
 from dataflare.sdk.sql.fold import fold, rows_to_append
 from dataflare.sdk.sql.growth import Room, Wider, characters, outgrown
@@ -232,6 +233,7 @@ class SqlStore(SqlMarkers):
             self._note_keys(ready, rows, rows.clear())
         of_step = self._refused.setdefault(target.step, [])
         of_step.extend(Refusal(first + each.row, each.error) for each in refused)
+        end_search(target.step, len(of_step), target.refused_max)
 
     def update(self, target: Target, frame: pl.DataFrame) -> None:
         ready, key = self._ready_for(target, frame), list(target.key)

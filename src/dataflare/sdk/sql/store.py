@@ -27,7 +27,7 @@ class Target(Struct, frozen=True):
     share of the table's rows, or a count. declarations: of the source's columns, for a new table. names:
     the columns that name a row in messages, in every mode. widens: a column that is too narrow for a value becomes
     wider. deleted_at: the column with the time at which a row was deleted, where such rows stay; it is part of schema, and the
-    rows that come do not have it."""
+    rows that come do not have it. refused_max: the search for refused rows ends beyond so many."""
 
     step: str
     lineage: str
@@ -40,6 +40,7 @@ class Target(Struct, frozen=True):
     op: bool = False
     create_table: bool = True
     sift: bool = False
+    refused_max: int | None = None
     complete: bool = False
     delete_max: float | int = 0.2
     token: str = ""
