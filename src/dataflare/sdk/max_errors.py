@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from msgspec import Struct
+
 from dataflare.errors import DataError
 
 
@@ -22,3 +26,11 @@ def end_search(step: str, refused: int, most: int | None) -> None:
     costs a call for each. most: None for no bound."""
     if most is not None and refused > most:
         raise too_many_errors(step, refused, f"{most:,}")
+
+
+class Bound(Struct, frozen=True):
+    """How many refused rows a search may find. counts: whether a row that was refused with this error is refused for good."""
+
+    step: str
+    most: int | None
+    counts: Callable[[DataError], bool] = lambda error: True

@@ -341,7 +341,10 @@ class MysqlStore(SqlStore):
             return [first + each for each in self._suspects]
 
         pace = self._pace.setdefault(ready.target.step, Pace())
-        return sift(rows.height, attempt, pace, suspects=suspects, first_only=first_only)
+        bound = ready.target.bound
+        return sift(
+            rows.height, attempt, pace, suspects=suspects, first_only=first_only, bound=bound
+        )
 
     def _attempt_rows(self, ready: Ready, rows: pl.DataFrame) -> None:
         """Write the rows, or raise DataError and write none of them."""

@@ -28,7 +28,9 @@ class PostgresConfig(ServerOptions):
         "with psql",
     )
     statement_timeout: Duration | None = Field(
-        None, description="the longest one statement may run; by default as long as it takes"
+        None,
+        description="the longest one statement may run; by default as long as it takes. A server that does not answer "
+        "within `connect_timeout` after that is taken for lost",
     )
 
 

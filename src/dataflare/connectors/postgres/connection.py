@@ -43,8 +43,30 @@ _VERSION_MIN = 120_000
 _BATCH_BYTES = 4 * 2**20
 
 
+class _Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that is given up when the server does not answer. answer_s: within which time it must; None: it may
+    take as long as it does."""
+
+    answer_s: float | None = None
+
+    def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
+        if self.answer_s is None:
+            return super().wait(gen, *args, **options)
+        try:
+            return super().wait(gen, *args, **{"timeout": self.answer_s, **options})
+        except psycopg.OperationalError as error:
+            if "wait timeout expired" not in str(error):
+                raise
+            self.pgconn.finish()
+            raise psycopg.OperationalError(
+                f"connection timeout: the server did not answer within {self.answer_s:g} s"
+            ) from error
+
+
 class Server(Discreet, frozen=True):
-    """A database and how long to wait for it. label: host, port and database, for messages."""
+    """A database and how long to wait for it. label: host, port and database, for messages. answer_s: how long it may
+    be silent after a statement was sent. It ends a statement by itself at `statement_timeout`, so a server that is silent
+    for longer hangs."""
 
     hidden = ("conninfo",)
 
@@ -52,6 +74,7 @@ class Server(Discreet, frozen=True):
     label: str
     statement_timeout_s: float | None = None
     lock_timeout_s: float | None = None
+    answer_s: float | None = None
 
     @classmethod
     def of(cls, config: PostgresConfig) -> Server:
@@ -74,12 +97,16 @@ class Server(Discreet, frozen=True):
             _label(options),
             config.statement_timeout,
             lock_s,
+            answer_s=config.statement_timeout and config.statement_timeout + config.connect_timeout,
         )
 
     def connect(self, name: str) -> psycopg.Connection[tuple[Any, ...]]:
         """A connection in autocommit. name: of the application, as the server lists it."""
         with postgres_errors(self.label, "connecting"):
-            connection = psycopg.connect(self.conninfo, autocommit=True, application_name=name[:63])
+            connection = _Connection.connect(
+                self.conninfo, autocommit=True, application_name=name[:63]
+            )
+        connection.answer_s = self.answer_s
         connection.prepare_threshold = None
         if connection.info.server_version < _VERSION_MIN:
             connection.close()

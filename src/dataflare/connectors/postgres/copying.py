@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -22,6 +23,7 @@ from dataflare.errors import DataError, DataFlareError
 from dataflare.formats.far_times import far_columns
 from dataflare.formats.text_write import python_row
 from dataflare.model.types import DataType, Schema
+from dataflare.sdk.max_errors import Bound
 from dataflare.sdk.sql.names import listed
 from dataflare.sdk.sql.refusals import Pace, Refusal, sift, with_row
 
@@ -57,27 +59,29 @@ class Copier(Struct, frozen=True):
         with self.errors(), self.db.cursor() as cursor, cursor.copy(statement) as copy:
             copy.write(data)
 
-    def sift(self, rows: pl.DataFrame, pace: Pace) -> tuple[list[Refusal], pl.DataFrame]:
+    def sift(
+        self, rows: pl.DataFrame, pace: Pace, bound: Bound
+    ) -> tuple[list[Refusal], pl.DataFrame]:
         """Send rows, except the refused ones. Returns the refused ones, and the cells of refused
         rows that need another row first."""
         try:
             cells, refused = self.encode(rows), []
         except DataError:
-            refused = sift(
-                rows.height, lambda first, behind: self._encoded(rows, first, behind), Pace()
-            )
+            refused = sift(rows.height, partial(self._encoded, rows), Pace(), bound=bound)
             good = rows.with_row_index("__dataflare_at")
             good = good.filter(~pl.col("__dataflare_at").is_in([each.row for each in refused]))
             places, cells = good["__dataflare_at"], self.encode(good)
-            refusals, orphans = self._sift(cells, pace)
+            refusals, orphans = self._sift(cells, pace, bound)
             moved = [Refusal(places[each.row], each.error) for each in refusals]
             return sorted([*refused, *moved], key=lambda each: each.row), orphans
-        return self._sift(cells, pace)
+        return self._sift(cells, pace, bound)
 
     def _encoded(self, rows: pl.DataFrame, first: int, behind: int) -> None:
         self.encode(rows.slice(first, behind - first))
 
-    def _sift(self, cells: pl.DataFrame, pace: Pace) -> tuple[list[Refusal], pl.DataFrame]:
+    def _sift(
+        self, cells: pl.DataFrame, pace: Pace, bound: Bound
+    ) -> tuple[list[Refusal], pl.DataFrame]:
         def attempt(first: int, behind: int) -> None:
             self.attempt(cells.slice(first, behind - first))
 
@@ -85,7 +89,7 @@ class Copier(Struct, frozen=True):
             row = row_of(error, cells.slice(first, behind - first), behind - first)
             return [] if row is None else [first + row]
 
-        refused = sift(cells.height, attempt, pace, suspects=suspects)
+        refused = sift(cells.height, attempt, pace, suspects=suspects, bound=bound)
         orphans = [each.row for each in refused if is_orphan(each.error)]
         return refused, cells[orphans]
 

@@ -15,7 +15,7 @@ import psycopg
 
 from dataflare.connectors.postgres import rules
 from dataflare.connectors.postgres.catalog import Connection, PgColumn, Table
-from dataflare.connectors.postgres.rules import PLACE, checks, is_orphan
+from dataflare.connectors.postgres.rules import PLACE, bound_of, checks, is_orphan
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import DataType
@@ -158,7 +158,8 @@ class Merge:
             return [place - start for place in rows]
 
         count = int(row[1]) + 1 - start
-        refusals = sift(count, attempt, pace, suspects=suspects, first_only=first_only)
+        bound = bound_of(self._target)
+        refusals = sift(count, attempt, pace, suspects=suspects, first_only=first_only, bound=bound)
         refused = [Refusal(start + each.row, each.error) for each in refusals]
         return refused if first_only else self._retry(db, errors, refused)
 

@@ -9,7 +9,9 @@ import psycopg
 from dataflare.connectors.postgres.catalog import Connection, Table
 from dataflare.connectors.postgres.errors import error_facts
 from dataflare.errors import DataError
+from dataflare.sdk.max_errors import Bound
 from dataflare.sdk.sql.names import listed, quoted
+from dataflare.sdk.sql.store import Target
 
 PLACE = "__dataflare_place"
 """Of a staged row: its number in the epoch."""
@@ -38,6 +40,11 @@ def is_orphan(error: DataError) -> bool:
     """Whether a row was refused because another row does not exist (yet)."""
     cause = error.__cause__
     return isinstance(cause, psycopg.Error) and error_facts(cause).state == "23503"
+
+
+def bound_of(target: Target) -> Bound:
+    """How many rows may be refused for good."""
+    return Bound(target.step, target.refused_max, lambda error: not is_orphan(error))
 
 
 def suspects(

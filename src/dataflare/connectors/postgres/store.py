@@ -24,13 +24,12 @@ from dataflare.connectors.postgres.few import few_rows
 from dataflare.connectors.postgres.markers import MAKING
 from dataflare.connectors.postgres.merge import GONE, Merge
 from dataflare.connectors.postgres.ready import Ready, ReadyTables
-from dataflare.connectors.postgres.rules import PLACE, is_orphan
+from dataflare.connectors.postgres.rules import PLACE, bound_of, is_orphan
 from dataflare.connectors.postgres.types import PgType
 from dataflare.connectors.postgres.updating import update
 from dataflare.errors import DataError, DataFlareError
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import DataType, Schema
-from dataflare.sdk.max_errors import end_search
 from dataflare.sdk.sql import soft_deletes, sweeping
 from dataflare.sdk.sql.fold import last_of_each, refuse_null_keys, rows_to_append
 from dataflare.sdk.sql.growth import outgrown
@@ -260,10 +259,9 @@ class PostgresStore(ReadyTables):
         copier = Copier(self._db, errors, place, types, targets, ready.deferred, ready.limits)
         if target.sift:
             self._sender.drain()
-            refusals, cells = copier.sift(rows, ready.pace)
+            refusals, cells = copier.sift(rows, ready.pace, bound_of(target))
             refused = [Refusal(numbers[each.row], each.error) for each in refusals]
             self._refused.setdefault(target.step, []).extend(refused)
-            end_search(target.step, len(self._refused[target.step]), target.refused_max)
             if cells.height:
                 lone = [each for each in refused if is_orphan(each.error)]
                 self._orphans.setdefault(target.step, []).append(Orphans(copier, cells, lone))
@@ -363,8 +361,6 @@ class PostgresStore(ReadyTables):
                 error.notes[:0] = notes
                 raise
             self._refused.setdefault(ready.target.step, []).extend(refused)
-            of_step = self._refused[ready.target.step]
-            end_search(ready.target.step, len(of_step), ready.target.refused_max)
             checks = False
         else:
             self.settled(ready, shape)

@@ -186,7 +186,7 @@ class SqliteStore(SqlStore):
             self.run("release _dataflare_rows")
 
         pace = self._pace.setdefault(ready.target.step, Pace())
-        refused = sift(rows.height, attempt, pace, first_only=first_only)
+        refused = sift(rows.height, attempt, pace, first_only=first_only, bound=ready.target.bound)
         return [Refusal(numbers[each.row], each.error) for each in refused]
 
     def append(self, ready: Ready, frame: pl.DataFrame) -> None:

@@ -19,6 +19,7 @@ from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import RESERVED
 from dataflare.model.unchanged import UNCHANGED
 from dataflare.sdk.destination import RefusedRow
+from dataflare.sdk.max_errors import Bound, end_search
 from dataflare.sdk.sql.names import HELP
 
 _SLICE_MIN = 256
@@ -52,14 +53,17 @@ def sift(
     *,
     suspects: Callable[[DataError, int, int], Sequence[int]] = lambda error, first, behind: (),
     first_only: bool = False,
+    bound: Bound | None = None,
 ) -> list[Refusal]:
     """Write rows 0 to `count`, except the refused ones; returns the refused ones in order.
 
     attempt(first, behind): write these rows, or raise DataError and write none of them.
     suspects(error, first, behind): rows that may be the cause of an error of `attempt`, in order,
     if known; wrong ones only cost time. first_only: stop at the first refused row.
+    bound: raises DataError (E0530) for more refused rows.
     """
     refused: list[Refusal] = []
+    guilty = 0
     todo = [(0, count)] if count else []
     while todo:
         first, behind = todo.pop()
@@ -73,6 +77,9 @@ def sift(
                 refused.append(Refusal(first, error))
                 if first_only:
                     return refused
+                if bound is not None:
+                    guilty += bound.counts(error)
+                    end_search(bound.step, guilty, bound.most)
                 continue
             pace.failed(behind - first)
             cuts = [row for row in suspects(error, first, behind) if first <= row < behind]

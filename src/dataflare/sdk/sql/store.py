@@ -12,6 +12,7 @@ from msgspec import Struct
 from dataflare.errors import DataFlareError
 from dataflare.model.types import Schema
 from dataflare.sdk.declarations import Declarations
+from dataflare.sdk.max_errors import Bound
 from dataflare.sdk.sql.marker import MarkerRow, MarkerRows
 from dataflare.sdk.sql.refusals import Refusal
 from dataflare.sdk.sql.sweeping import Sweep
@@ -54,6 +55,11 @@ class Target(Struct, frozen=True):
     def run(self) -> tuple[str, int, str]:
         """The attempt at a run that writes: lineage, attempt and token."""
         return self.lineage, self.attempt, self.token
+
+    @property
+    def bound(self) -> Bound:
+        """Of the search for refused rows."""
+        return Bound(self.step, self.refused_max)
 
     @property
     def sweeps(self) -> bool:
