@@ -74,3 +74,19 @@ def test_each_look_gets_its_edges_until_it_is_removed() -> None:
     taps.take(3, frame(3, 1))
     taps.end()
     assert (taken(one), taken(both), bool(taps)) == ([0], [0, 1, 2], False)
+
+
+def test_many_batches_a_second_are_looked_at_a_few_times() -> None:
+    """What is shown of a batch costs about as much as the batch."""
+    clock, shown = Clock(), list[int]()
+
+    def shows(rows: pl.DataFrame) -> pl.DataFrame:
+        shown.append(rows.height)
+        return rows
+
+    tap = Tap([1], 100, hide=shows, now=clock)
+    for n in range(1000):
+        clock.now += 0.001
+        tap.take(frame(n * 200, 200))
+    assert len(shown) <= 12
+    assert 150 < sum(shown) <= 200

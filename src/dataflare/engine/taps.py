@@ -17,6 +17,8 @@ from dataflare.expr import Typed
 _LOOKED_MAX = 2_000
 """Of each batch, the condition is asked for so many rows at most."""
 _BATCHES_MAX = 64
+_LOOKS_PER_S = 10
+"""It takes rows of so many batches a second: what is shown of a batch costs half a millisecond, however few its rows are."""
 
 
 class Tap:
@@ -42,7 +44,7 @@ class Tap:
         most = max(1.0, self._per_s)
         self._credit = min(most, self._credit + (now - self._credited_at) * self._per_s)
         self._credited_at = now
-        if self._credit < 1 or self._found.full():
+        if self._credit < max(1.0, self._per_s / _LOOKS_PER_S) or self._found.full():
             return
         frame = frame.head(_LOOKED_MAX)
         if self._where is not None:
