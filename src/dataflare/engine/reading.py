@@ -444,8 +444,7 @@ class Reading(Body):
             except new_fields.NewFieldsFound as signal:
                 await self._report([signal.found], stream)
                 raise
-            if reader.kept_bytes is not None:
-                self.task.metrics.step(self.task.name).kept_bytes = reader.kept_bytes
+            reader.tell(self.task.metrics.step(self.task.name))
             self.batcher.record_batch(batch.num_rows, outcome.seconds)
             rows_read += batch.num_rows
             event_time_us = await self._let_out(outcome, batch.num_bytes, (), stream)

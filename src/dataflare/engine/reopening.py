@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from dataflare.engine.metrics import StepMetrics
 from dataflare.errors import DataFlareError, Retry
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Position, Split
@@ -127,10 +128,15 @@ class ReopeningReader:
         if not isinstance(reader, ChunkReader):
             await self.aclose()
 
-    @property
-    def kept_bytes(self) -> int | None:
-        """As `SplitReader.kept_bytes`."""
-        return None if self._reader is None else self._reader.kept_bytes
+    def tell(self, metrics: StepMetrics) -> None:
+        """Count what the reader says of itself: what the server keeps, and what users are told at once."""
+        if self._reader is None:
+            return
+        if self._reader.kept_bytes is not None:
+            metrics.kept_bytes = self._reader.kept_bytes
+        for warning, rows in self._reader.warnings.items():
+            if not rows:
+                metrics.warnings.setdefault(warning, 0)
 
     @property
     def wants_checkpoint(self) -> bool:

@@ -34,6 +34,11 @@ def doubts_of(plan: Plan) -> Iterator[str]:
     yield from unread_kinds(plan.graph).values()
 
 
+def told_of(step: str, warning: str, rows: int) -> str:
+    """A warning of a step, with its number of rows; one without a number is told while the run goes on."""
+    return f"step '{step}': {warning}" + (f" in {in_words(rows)}" if rows else "")
+
+
 def closing_warnings(
     metrics: JobMetrics,
     retried: Mapping[str, Sequence[Retried]],
@@ -55,7 +60,7 @@ def closing_warnings(
         yield f"step '{name}': its circuit breaker opened {times}"
     for name, metric in metrics.steps.items():
         for warning, rows in metric.warnings.items():
-            yield f"step '{name}': {warning}" + (f" in {in_words(rows)}" if rows else "")
+            yield told_of(name, warning, rows)
         for path, left_out in metric.left_out.items():
             yield (
                 f"step '{name}': field '{path}' came after the sample and was left out: "

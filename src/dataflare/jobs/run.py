@@ -452,15 +452,11 @@ class _Run:
     # -- the end -----------------------------------------------------------------------------------
 
     def _result(self, status: str, error: DataFlareError | None) -> RunResult:
-        self.watch.warnings.extend(
-            closing_warnings(
-                self.metrics,
-                self.watch.retried,
-                self.watch.held_back,
-                self.published,
-                self.letters_at,
-            )
+        watch = self.watch
+        closing = closing_warnings(
+            self.metrics, watch.retried, watch.held_back, self.published, self.letters_at
         )
+        watch.warnings.extend(text for text in closing if text not in watch.warnings)
         times, slowest = self.watch.who_is_slow()
         return RunResult(
             times=times,

@@ -14,6 +14,7 @@ from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.taps import Tap
 from dataflare.errors import DataFlareError, RunError, from_here
 from dataflare.jobs.breakers import circuit_breakers
+from dataflare.jobs.closing import told_of
 from dataflare.jobs.counting import metrics_of
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.progress import Reporter
@@ -141,6 +142,8 @@ class Watch:
             )
             self.log.log("debug", "checkpoint", f"{named} complete; {took}", epoch=epoch)
             self._logged_epoch = epoch
+        for name, step in self.metrics.steps.items():
+            self.warn(told_of(name, text, rows) for text, rows in step.warnings.items() if not rows)
         self._reporter.report(self.attempt)
         self.recorder.look()
 

@@ -307,7 +307,7 @@ class SplitReader(ABC):
 
     warnings: Mapping[str, int] = MappingProxyType({})
     """What users are told at the end of the split, each with a number of rows: "column 'a' is
-    NULL" is told as "column 'a' is NULL in 2 rows". A text with the number 0 is told alone."""
+    NULL" is told as "column 'a' is NULL in 2 rows". A text with the number 0 is told alone, and behind the next batch."""
 
     kept_bytes: int | None = None
     """How much of its log the server keeps for it at the moment, where that is known."""

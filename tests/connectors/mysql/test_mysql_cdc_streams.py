@@ -437,3 +437,26 @@ def test_a_new_table_that_is_not_taken_in_is_told_once(shop: Shop, adds: bool) -
         await source.aclose()
 
     asyncio.run(check())
+
+
+def test_what_happens_to_a_table_is_told_while_the_run_goes_on(shop: Shop) -> None:
+    shop.mode, told = "streaming", []
+    steps = [["drop table items", "insert into orders values (900, 'x')"]]
+    running: list[asyncio.Future[Any]] = []
+
+    def listener(progress: Any) -> None:
+        told.append(str(progress.message))
+        if any("items' was dropped: its rows stay" in each for each in told):
+            running[0].cancel()
+        elif steps and (shop.folder / "copy.db").exists() and progress.checkpoints:
+            shop.database.execute(*steps.pop())
+
+    async def check() -> None:
+        options = RunOptions(shop.folder / "home", listener=listener)
+        running.append(asyncio.ensure_future(arun(shop.workflow(), options)))
+        with contextlib.suppress(asyncio.CancelledError):
+            result = await running[0]
+            raise AssertionError(result.error)
+
+    asyncio.run(check())
+    assert not steps
