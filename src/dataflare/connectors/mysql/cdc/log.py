@@ -18,12 +18,11 @@ _BUSY_S = 0.1
 
 
 class Log:
-    """is_inside: whether rows of a transaction that has not ended were given. problem: why it cannot be followed from here on;
+    """problem: why it cannot be followed from here on;
     everything before was given."""
 
     def __init__(self, db: Db, dump: Dump, assembler: Assembler, limit: Place | None) -> None:
         self.db, self.assembler = db, assembler
-        self.is_inside = False
         self.problem: DataFlareError | None = None
         self._dump, self._limit = dump, limit
         self._events: deque[bytes] = deque()

@@ -7,12 +7,11 @@ that key it gives the changes, and it leaves out the rest, which the snapshot ha
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import pymysql
 from msgspec.structs import replace
@@ -36,13 +35,13 @@ from dataflare.model.batch import SharedDataBatch, truncation
 from dataflare.model.new_tables import TablesAppeared
 from dataflare.model.progress import Position
 from dataflare.sdk.crashpoints import crash_point
-from dataflare.sdk.source import EndOfSplit, SourceBatch, SplitReader
-from dataflare.sdk.sql.changes import Committed, until_committed, was_dropped
+from dataflare.sdk.source import EndOfSplit, SourceBatch
+from dataflare.sdk.sql.changes import Committed, was_dropped
+from dataflare.sdk.sql.log_reader import LogReader
 from dataflare.sdk.sql.names import at_step
 from dataflare.sdk.sql.table_reads import TableReads, Unread
 from dataflare.sdk.threads import in_thread
 
-T = TypeVar("T")
 _PART_ROWS = 1_000_000
 """After so many rows the snapshot is made anew, so that the server need not keep old versions of rows for long."""
 _MOVE_S = 5.0
@@ -50,16 +49,14 @@ _LAG_S = 10.0
 """How often the server is asked how much of its log comes behind."""
 
 
-class ChangeReader(SplitReader):
+class ChangeReader(LogReader[Standing]):
+    ends_with = pymysql.MySQLError
+
     def __init__(self, following: Following, start: Standing, committed: Committed) -> None:
+        super().__init__(following.step)
         self._following, self._committed = following, committed
         self._until, self._is_placed = following.until, False
         """Of the log of the server that is read; and whether the position is of that server."""
-        self._lock, self._closed = threading.Lock(), False
-        self._queue: deque[tuple[SourceBatch, Standing]] = deque()
-        self._given: Standing | None = None
-        """Behind the last rows of the log that were given."""
-        self._problem: DataFlareError | TablesAppeared | None = None
         self._log: Log | None = None
         self._snapshot: Snapshot | None = None
         self._reads: TableReads[str] | None = None
@@ -67,10 +64,8 @@ class ChangeReader(SplitReader):
         """Whether tables that were followed are to be read again, so that the log is left."""
         self._made: dict[str, Batches] = {}
         self._now: dict[str, Table] = {}
-        self._moved_at = time.monotonic()
         self._asked_at = 0.0
         self._part_rows, self._may_part = 0, True
-        self.warnings: dict[str, int] = {}
         self._rereading = Rereading(following, following.folder, self.warnings)
         self._standing = self._rereading.taken_in(start)
         self._told: tuple[Mapping[str, TableStanding], Mapping[str, Any]] | None = None
@@ -83,26 +78,17 @@ class ChangeReader(SplitReader):
                     return batch
                 if self._queue:
                     continue
-            if self._problem is not None:
-                await until_committed(self._is_committed)
-                raise self._problem
+            await self._end_with_problem()
             await in_thread(self._locked, self._advance, rows_max)
-        batch, self._standing = self._queue.popleft()
-        self._given = self._standing
-        self._moved_at = time.monotonic()
+        batch, self._standing = self._next()
         return batch
 
     @property
     def holds_time(self) -> bool:
         return bool(self._standing.unread)
 
-    @property
-    def wants_checkpoint(self) -> bool:
-        """What comes before a change that cannot be followed is to be kept."""
-        return self._problem is not None and not self._queue
-
-    def _is_committed(self) -> bool:
-        return self._given is None or self._committed.position == self._given.to_json()
+    def _is_committed(self, place: Standing) -> bool:
+        return self._committed.position == place.to_json()
 
     def position(self) -> Position:
         standing = self._standing
@@ -126,28 +112,19 @@ class ChangeReader(SplitReader):
                 if held is not None:
                     held.close()
 
-    def _locked(self, do: Callable[..., T], *values: Any) -> T:
-        following = self._following
-        label = following.server.label
-        with self._lock, at_step(following.step), mysql_errors(label, following.label):
-            if self._closed:
-                raise EndOfSplit
-            try:
-                return do(*values)
-            except pymysql.MySQLError as error:
-                if self._closed:
-                    raise EndOfSplit from error
-                known = refused(error, label)
-                if known is None:
-                    raise
-                raise known from error
+    def _errors(self) -> AbstractContextManager[None]:
+        return mysql_errors(self._following.server.label, self._following.label)
+
+    def _known(self, error: Exception) -> DataFlareError | None:
+        assert isinstance(error, pymysql.MySQLError)
+        return refused(error, self._following.server.label)
 
     # -- where it is -------------------------------------------------------------------------------
 
     def _advance(self, rows_max: int) -> None:
         """Find the next rows, or wait for them for a while."""
         self._rereading.look()
-        if self._log is None or not self._log.is_inside:
+        if self._log is None or not self._is_inside:
             asked = self._rereading.asked(self._standing)
             self._standing = self._standing.with_tables(asked)
             if asked or self._leaves:
@@ -373,8 +350,7 @@ class ChangeReader(SplitReader):
     async def _leave_tables(self, reads: TableReads[str]) -> None:
         self._reads = None
         await reads.aclose()
-        for text, number in reads.warnings.items():
-            self.warnings[text] = self.warnings.get(text, 0) + number
+        self._keep_warnings(reads.warnings)
         snapshot, self._snapshot = self._snapshot, None
         if snapshot is not None:
             await in_thread(snapshot.close)
@@ -399,20 +375,9 @@ class ChangeReader(SplitReader):
                 # The statement behind may be why these rows are not those of the table now.
                 if name not in piece.again:
                     raise log.problem or error from error.__cause__
-        is_end = piece.end is not None
-        if not batches and log.is_inside and is_end:
-            # The rest of the transaction has no rows that are read, and now a checkpoint may be cut.
-            batches.append(self._nothing())
-        for batch in batches:
-            batch.may_cut = False
-            self._queue.append((batch, self._standing))
+        self._found(batches, self._standing, None if piece.end is None else behind)
         if not batches:
             self._standing = behind
-        elif is_end:
-            batches[-1].may_cut = True
-            self._queue[-1] = (batches[-1], behind)
-        if batches:
-            log.is_inside = not is_end
         return bool(piece.changes) or not log.has_ended
 
     def _behind_of(self, piece: Piece) -> Standing:
@@ -483,7 +448,7 @@ class ChangeReader(SplitReader):
         self.kept_bytes = lag.size
         if new is not None:
             self.warnings.update(dict.fromkeys(new.warnings, 0))
-        if new is not None and new.names and self._problem is None and not log.is_inside:
+        if new is not None and new.names and self._problem is None and not self._is_inside:
             self._problem = TablesAppeared(self._following.step, new.names)
         if (doubt := lag.doubt(server)) is not None:
             self.warnings[doubt] = 0
@@ -494,6 +459,6 @@ class ChangeReader(SplitReader):
             self._following.until is None
             and self._snapshot is None
             and self._log is not None
-            and not self._log.is_inside
+            and not self._is_inside
             and time.monotonic() - self._moved_at > _MOVE_S
         )

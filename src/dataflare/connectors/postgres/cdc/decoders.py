@@ -13,7 +13,6 @@ import polars as pl
 
 from dataflare.connectors.postgres.catalog import Connection, find_types
 from dataflare.connectors.postgres.cdc.defaults import (
-    READ_AGAIN,
     Default,
     defaults,
     refuse_default,
@@ -29,6 +28,7 @@ from dataflare.connectors.postgres.relation import Column, column_of
 from dataflare.errors import DataError, SystemError_
 from dataflare.sdk.sql.change_facts import refuse_taken
 from dataflare.sdk.sql.names import at_step
+from dataflare.sdk.sql.read_again import READ_AGAIN
 
 _NUMBERS = "select attname::text, attnum from pg_attribute where attrelid = %s and attnum > 0 and not attisdropped"
 

@@ -13,10 +13,7 @@ from dataflare.connectors.postgres.catalog import Connection
 from dataflare.connectors.postgres.cdc.following import Followed
 from dataflare.connectors.postgres.cdc.wire import TEXT_SETTINGS
 from dataflare.errors import DataError
-
-READ_AGAIN = (
-    "read this table again with 'dataflare resync', or run with --fresh to read all tables anew"
-)
+from dataflare.sdk.sql.read_again import READ_AGAIN
 
 
 class Default(Struct, frozen=True):

@@ -20,7 +20,7 @@ from dataflare.connectors.postgres.cdc.defaults import (
 from dataflare.connectors.postgres.cdc.following import Followed, Following
 from dataflare.connectors.postgres.cdc.objects import KeptBytes, Names
 from dataflare.connectors.postgres.cdc.place import Place, TablePlace
-from dataflare.connectors.postgres.cdc.resyncing import due
+from dataflare.connectors.postgres.cdc.resyncing import Resyncs
 from dataflare.connectors.postgres.cdc.wire import Replication, lsn_of
 from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.errors import SystemError_
@@ -148,9 +148,9 @@ def checked(
             help=objects.FRESH,
         )
     _check_published(db, names, [following.tables[oid] for oid in kept])
-    anew = due(
-        resyncs.asked(following.folder), replace(place, tables=kept), following.tables, starts=True
-    )
+    requests = Resyncs(following.folder, following.tables, {})
+    requests.look()
+    anew = requests.due(replace(place, tables=kept), starts=True)
     looked = rewrites.look(db, following, {o: each for o, each in kept.items() if o not in anew})
     warnings = [*_heirs(db, following), *looked.told]
     for oid, there in kept.items():

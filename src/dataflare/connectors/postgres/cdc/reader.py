@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any
 
 import psycopg
 from msgspec.structs import replace
@@ -35,13 +33,12 @@ from dataflare.errors import DataFlareError, Retry
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Position, Watermark
 from dataflare.sdk.crashpoints import crash_point
-from dataflare.sdk.source import EndOfSplit, SourceBatch, SplitReader
-from dataflare.sdk.sql.changes import truncated, until_committed, was_dropped
-from dataflare.sdk.sql.names import at_step, quoted
+from dataflare.sdk.source import EndOfSplit, SourceBatch
+from dataflare.sdk.sql.changes import truncated, was_dropped
+from dataflare.sdk.sql.log_reader import LogReader
+from dataflare.sdk.sql.names import quoted
 from dataflare.sdk.sql.table_reads import TableReads
 from dataflare.sdk.threads import in_thread
-
-T = TypeVar("T")
 
 _BYTES = 8 << 20
 _WAIT_S, _TELL_S, _MOVE_S, _BOUNDED_HOLD_S = 1.0, 1.0, 5.0, 0.02
@@ -49,29 +46,26 @@ _CHECK_S = 10.0
 """How often the publication is checked."""
 
 
-class ChangeReader(SplitReader):
+class ChangeReader(LogReader[Place]):
     """place: where to go on; None: at the beginning."""
 
+    ends_with = psycopg.errors.QueryCanceled
+
     def __init__(self, following: Following, place: Place | None, confirmed: Confirmed) -> None:
+        super().__init__(following.step)
         self._following, self._place, self._confirmed = following, place, confirmed
-        self._lock, self._closed, self._is_open = threading.Lock(), False, False
+        self._is_open = False
         self._opening: psycopg.Connection[Any] | None = None
         self._snapshot: HeldSnapshot | None = None
         self._reads: TableReads[int] | None = None
         self._files: Files | None = None
-        self.warnings: dict[str, int] = {}
         self._resyncs = Resyncs(following.folder, following.tables, self.warnings)
         self._replication: Replication | None = None
         self._assembler: Assembler | None = None
         self._decoders: Decoders | None = None
-        self._queue: deque[tuple[SourceBatch, Place]] = deque()
-        self._reached = self._given = 0
-        """Up to where the log was read, and up to where its rows were returned."""
-        self._is_inside = False
-        """Whether the rows of a transaction that has not ended were given."""
-        self._problem: DataFlareError | None = None
+        self._reached = 0
+        """Up to where the log was read."""
         self._telling: asyncio.Task[None] | None = None
-        self._moved_at = time.monotonic()
         self._time = ServerTime() if following.tells_time and following.until is None else None
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
@@ -82,16 +76,12 @@ class ChangeReader(SplitReader):
             self._telling = asyncio.create_task(self._tell())
         while True:
             if self._queue:
-                found, self._place = self._queue.popleft()
-                self._moved_at = time.monotonic()
-                self._given = self._place.lsn
+                found, self._place = self._next()
                 return found
             batch = await self._of_tables(rows_max)
             if batch is not None:
                 return batch
-            if self._problem is not None:
-                await until_committed(lambda: self._confirmed.lsn >= self._given)
-                raise self._problem
+            await self._end_with_problem()
             if await self._reads_again():
                 await self._leave_log()
                 continue
@@ -109,10 +99,8 @@ class ChangeReader(SplitReader):
     def holds_time(self) -> bool:
         return not self._is_open or self._reads is not None
 
-    @property
-    def wants_checkpoint(self) -> bool:
-        """What comes before a change that cannot be followed is to be kept."""
-        return self._problem is not None and not self._queue
+    def _is_committed(self, place: Place) -> bool:
+        return self._confirmed.lsn >= place.lsn
 
     def position(self) -> Position:
         return Position({} if self._place is None else self._place.to_json())
@@ -142,21 +130,8 @@ class ChangeReader(SplitReader):
             if held is not None:
                 held.close()
 
-    def _locked(self, do: Callable[..., T], *values: Any) -> T:
-        following = self._following
-        with (
-            self._lock,
-            at_step(following.step),
-            postgres_errors(following.server.label, following.label),
-        ):
-            if self._closed:
-                raise EndOfSplit
-            try:
-                return do(*values)
-            except psycopg.errors.QueryCanceled as error:
-                if self._closed:
-                    raise EndOfSplit from error
-                raise
+    def _errors(self) -> AbstractContextManager[None]:
+        return postgres_errors(self._following.server.label, self._following.label)
 
     # -- the beginning -----------------------------------------------------------------------------
 
@@ -311,10 +286,6 @@ class ChangeReader(SplitReader):
         wanted = following.has_event_time or not was_keyed
         return self._nothing() if wanted and following.until is None else None
 
-    def _keep_warnings(self, told: Mapping[str, int]) -> None:
-        for text, number in told.items():
-            self.warnings[text] = self.warnings.get(text, 0) + number
-
     # -- the log -----------------------------------------------------------------------------------
 
     def _pull(self, rows_max: int) -> bool:
@@ -400,18 +371,9 @@ class ChangeReader(SplitReader):
     def _give(self, batches: list[SourceBatch], place: Place, end: int | None) -> Place:
         """Queue batches of the log. place: before them. end: the position behind them; None inside a transaction. Returns
         the place behind them."""
-        behind = place if end is None else place.moved(end)
-        if not batches and end is not None and self._is_inside:
-            batches.append(self._nothing())
-        for batch in batches:
-            batch.may_cut = False
-            self._queue.append((batch, place))
-        if batches:
-            self._is_inside = end is None
-        if batches and end is not None:
-            batches[-1].may_cut = True
-            self._queue[-1] = (batches[-1], behind)
-        return behind
+        behind = None if end is None else place.moved(end)
+        self._found(batches, place, behind)
+        return behind or place
 
     # -- waiting -----------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ begins with a TRUNCATE, and no checkpoint is cut until it is whole, unless it is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,12 +14,9 @@ from msgspec.structs import replace
 from dataflare.connectors.postgres.cdc.following import Followed
 from dataflare.connectors.postgres.cdc.place import Place
 from dataflare.connectors.postgres.cdc.rewrites import Found
-from dataflare.sdk import resyncs
 from dataflare.sdk.resyncs import State
-
-_LOOK_S = 1.0
-_WHOLE_ROWS = 1_000_000
-"""A longer table may be cut, so that its copy may be seen while it is filled."""
+from dataflare.sdk.sql.read_again import WHOLE_ROWS, Asking, Requests
+from dataflare.sdk.sql.read_again import states as states_of
 
 
 class Resyncs:
@@ -29,9 +25,8 @@ class Resyncs:
     def __init__(
         self, folder: Path | None, tables: Mapping[int, Followed], warnings: dict[str, int]
     ) -> None:
-        self._folder, self._tables, self._warnings = folder, tables, warnings
-        self._asked: Mapping[str, str] = {}
-        self._looked_at = -_LOOK_S
+        asking = {o: Asking(e.reading.step, e.not_truncated) for o, e in tables.items()}
+        self._requests = Requests(folder, asking, warnings)
         self.whole: set[int] = set()
         """The tables of which no part may be seen."""
         self.rewritten: set[int] = set()
@@ -39,25 +34,18 @@ class Resyncs:
 
     @property
     def may_look(self) -> bool:
-        """Whether the last look was more than a second ago."""
-        return time.monotonic() - self._looked_at > _LOOK_S
+        return self._requests.may_look
 
     def look(self) -> None:
         """See what is asked for. Blocking."""
-        self._looked_at, self._asked = time.monotonic(), resyncs.asked(self._folder)
+        self._requests.look()
 
     def due(self, place: Place, *, starts: bool = False) -> dict[int, str]:
-        """The tables to read again, each with the id of its last request, as of the last look. starts: as in `due`."""
-        found = due(self._asked, place, self._tables, starts=starts) if self._asked else {}
-        for oid in list(found):
-            # The workflow may have another step than when it was asked for.
-            if (step := self._tables[oid].not_truncated) is not None:
-                del found[oid]
-                self._warnings[
-                    f"'{self._tables[oid].reading.step}' is not read again, as was asked for: step '{step}' could not take "
-                    "back the rows that it has"
-                ] = 0
-        return {oid: place.tables[oid].resync for oid in self.rewritten} | found
+        """The tables to read again, each with the id of its last request, as of the last look. starts: also those that an
+        earlier run was reading: the reader reads none yet."""
+        begun = {o: t.resync for o, t in place.tables.items() if starts or not t.reading}
+        again = {oid: place.tables[oid].resync for oid in self.rewritten}
+        return again | self._requests.due(begun)
 
     def begin(self, place: Place, tables: Mapping[int, str]) -> Place:
         self.whole = set(tables)
@@ -74,28 +62,10 @@ class Resyncs:
         return dict.fromkeys(found.told, 0)
 
     def may_cut(self, table: int, rows: int) -> bool:
-        return table not in self.whole or rows > _WHOLE_ROWS
-
-
-def due(
-    asked: Mapping[str, str], place: Place, tables: Mapping[int, Followed], *, starts: bool = False
-) -> dict[int, str]:
-    """starts: also those that an earlier run was reading: the reader reads none yet."""
-    found = {}
-    for oid, followed in tables.items():
-        id_, there = asked.get(followed.reading.step), place.tables.get(oid)
-        if id_ is None or there is None or there.resync == id_:
-            continue
-        if starts or not there.reading:
-            found[oid] = id_
-    return found
+        return table not in self.whole or rows > WHOLE_ROWS
 
 
 def states(place: Place, asked: Mapping[str, str], step: str) -> dict[str, tuple[str, State]]:
     """How far the requests of a step are that a committed position has begun."""
-    ids = {id_: name for name, id_ in asked.items() if name.partition(".")[0] == step}
-    return {
-        ids[table.resync]: (table.resync, "reading" if table.reading else "done")
-        for table in place.tables.values()
-        if table.resync in ids
-    }
+    tables = [(table.resync, table.reading) for table in place.tables.values()]
+    return states_of(tables, asked, step)

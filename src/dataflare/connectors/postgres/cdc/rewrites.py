@@ -17,10 +17,10 @@ from dataflare.connectors.postgres.cdc.following import Followed, Following
 from dataflare.connectors.postgres.cdc.objects import FRESH
 from dataflare.connectors.postgres.cdc.place import Storage, TablePlace
 from dataflare.errors import DataError, SystemError_
+from dataflare.sdk.sql.read_again import ANOTHER, has_other_rows, is_read_again, only_changes
 
 _WRITTEN = "ALTER TABLE has written its rows anew, which is not in the log"
 _PARTITIONS = "partitions with rows were attached, detached or dropped, which is not in the log"
-_ANOTHER = "it is another table than the one of this name that was followed before"
 _PUBLICATION = "its publication was changed meanwhile, and the log may lack changes"
 _OF_SCHEMAS = 150_000
 """The first version that publishes all tables of a schema."""
@@ -126,7 +126,7 @@ def look_at_others(
     warnings: list[str] = []
     for followed in added:
         if followed.stream is None or followed.name in before:
-            _take(following, followed, _ANOTHER, again, warnings)
+            _take(following, followed, ANOTHER, again, warnings)
     return Found({}, again, warnings)
 
 
@@ -136,13 +136,11 @@ def _take(
     """Note what is done with a table that has other rows."""
     if not following.copies:
         # Rows that were never given must not come now.
-        warnings.append(
-            f"of table '{followed.name}' only changes are given, and not what comes otherwise: {why}"
-        )
+        warnings.append(only_changes(followed.name, why))
     elif followed.not_truncated is not None:
         raise _error(following, followed, why, followed.not_truncated)
     else:
-        again[followed.table.oid] = f"table '{followed.name}' is read again: {why}"
+        again[followed.table.oid] = is_read_again(followed.name, why)
 
 
 def _difference(before: Storage | None, now: Storage, attached: set[int]) -> str | None:
@@ -169,10 +167,5 @@ def _made_anew(following: Following, followed: Followed) -> SystemError_:
 
 
 def _error(following: Following, followed: Followed, why: str, step: str) -> DataError:
-    return DataError(
-        f"{followed.reading.relation.label} in {following.server.label} has other rows than those that were given: {why}; "
-        f"step '{step}' cannot take back the rows that it has",
-        code="E0545",
-        step=followed.reading.step,
-        help="empty the destination, and run with --fresh to read the table and its changes anew",
-    )
+    label = f"{followed.reading.relation.label} in {following.server.label}"
+    return has_other_rows(label, why, step, followed.reading.step)
