@@ -13,14 +13,15 @@ from dataflare.cli.usage import bad_usage
 
 if TYPE_CHECKING:
     from dataflare.jobs.watching import Watch
+    from dataflare.observability.lineage_target import LineageTarget
     from dataflare.observability.otlp import Signal, Target
 
 
 def observers(
-    home: Path, metrics: str | None, otlp: str | None
+    home: Path, metrics: str | None, otlp: str | None, openlineage: str | None = None
 ) -> list[Callable[[Watch], AbstractContextManager[object]]]:
-    """home: where its log is, and where `status`, `top` and `tap` find the run. metrics: where to serve them, `127.0.0.1:9464`. otlp: where to push them; None: where the variables of OpenTelemetry say. Raises a
-    usage error."""
+    """home: where its log is, and where `status`, `top` and `tap` find the run. metrics: where to serve them, `127.0.0.1:9464`. otlp: where to push them; None: where the variables of OpenTelemetry say. openlineage: where to send events of
+    OpenLineage, in the same way. Raises a usage error."""
     from dataflare.jobs.door import door_of
 
     found: list[Callable[[Watch], AbstractContextManager[object]]] = [
@@ -37,7 +38,31 @@ def observers(
         found.append(lambda watch: _otlp(watch, target))
     if spans is not None:
         found.append(lambda watch: _tracing(watch, spans))
+    lineage = _lineage_target(openlineage)
+    if lineage is not None:
+        found.append(lambda watch: _lineage(watch, lineage))
     return found
+
+
+def _lineage_target(text: str | None) -> LineageTarget | None:
+    if text is None and not os.environ.get("OPENLINEAGE_URL"):
+        return None
+    from dataflare.observability.lineage_target import lineage_target
+
+    try:
+        return lineage_target(text)
+    except ValueError:
+        message = f"--openlineage needs an address such as http://localhost:5000, a file, or console, not '{text}'"
+        raise bad_usage(message, "dataflare run") from None
+
+
+@contextlib.contextmanager
+def _lineage(watch: Watch, target: LineageTarget) -> Iterator[None]:
+    from dataflare.jobs.telling_lineage import telling_lineage
+
+    with telling_lineage(watch, target):
+        watch.log.log("info", "openlineage", f"events go to {target.shown}")
+        yield
 
 
 def _target(url: str | None, signal: Signal) -> Target | None:

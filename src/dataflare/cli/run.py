@@ -75,6 +75,14 @@ def run(
             help="Push metrics and traces to a collector of OpenTelemetry, http://HOST:4318 or grpc://HOST:4317.",
         ),
     ] = None,
+    openlineage: Annotated[
+        str | None,
+        typer.Option(
+            "--openlineage",
+            metavar="URL",
+            help="Send events of OpenLineage there: http://HOST:5000, a file, or console (standard error).",
+        ),
+    ] = None,
     json: common.Json = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress and no summary.")
@@ -96,6 +104,7 @@ def run(
         savepoint=from_,
         metrics=metrics,
         otlp=otlp,
+        openlineage=openlineage,
     )
     if from_ is not None and (fresh or adopt):
         raise bad_usage("--from cannot be used with --fresh or --adopt", "dataflare run")
@@ -121,6 +130,7 @@ class Request(Struct):
     savepoint: str | None = None
     metrics: str | None = None
     otlp: str | None = None
+    openlineage: str | None = None
     workflow: Workflow | None = None
     shown_notices: set[str] = field(default_factory=set)
 
@@ -136,7 +146,7 @@ class Request(Struct):
         from dataflare.jobs import RunOptions, run
 
         home = common.home_of(self.file)
-        observers = observing.observers(home, self.metrics, self.otlp)
+        observers = observing.observers(home, self.metrics, self.otlp, self.openlineage)
         for warning in move_old_state(home, self.workflow.name, self.file):
             terminal.print_warning(warning)
         with ExitStack() as view_stack:

@@ -188,7 +188,7 @@ class _Run:
             fingerprints=self.workflow.fingerprints(),
         )
         await in_thread(log.start, record)
-        self.watch.recorder.folder = self.lineage.folder
+        self.watch.recorder.folder, self.watch.plan = self.lineage.folder, plan
         with self.watch.watched():
             async with alerting(self.watch, self.lineage.folder):
                 self.watch.log.log("info", "run", f"run {self.run_id} has begun")

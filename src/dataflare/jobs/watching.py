@@ -41,7 +41,7 @@ NO_ROWS = "E0813"
 
 
 class Watch:
-    """Of one run. plan and attempt: those under way. metrics: its counts; retries: the calls of its steps, whose failures are noted here. status: as
+    """Of one run. plan and attempt: those under way. error: that ended it. metrics: its counts; retries: the calls of its steps, whose failures are noted here. status: as
     `RunView` says. recorder: keeps the course of the run."""
 
     def __init__(self, workflow: Workflow, run_id: str, options: RunOptions) -> None:
@@ -55,6 +55,7 @@ class Watch:
         self.attempt: Attempt | None = None
         self.plan: Plan | None = None
         self.message: str | None = None
+        self.error: DataFlareError | None = None
         self._last: RunView | None = None
         self._logged_epoch: int | None = None
         self._options = options
@@ -149,7 +150,7 @@ class Watch:
 
     def ended(self, status: str, error: DataFlareError | None) -> None:
         """Write into the log how the run ended."""
-        self.status = status
+        self.status, self.error = status, error
         text = f"{status} after {self.elapsed_s:.1f} s"
         if error is None:
             self.log.log("info", "run", text)
