@@ -41,7 +41,7 @@ def dataset_of(
 ) -> Dataset:
     """The name of what a connector reads or writes. namespace and own: for rows that have no place outside of the workflow."""
     values: dict[str, Any] = dict(connector.config)
-    table = getattr(connector.context, "table", None)
+    table = connector.context.table
     thing = table.full if table is not None else _thing(values)
     base, type_ = connector.context.base, connector.type
     if type_ in _SCHEMES:
