@@ -56,7 +56,14 @@ _COMMANDS = {
 }
 """Each command (a module of this room), with its panel in the help."""
 _BOXES_MIN = 76
-_ENTRIES = {"test": "run_tests", "dlq": "app", "cdc": "app", "checkpoints": "app", "state": "app"}
+_ENTRIES = {
+    "test": "run_tests",
+    "dlq": "app",
+    "cdc": "app",
+    "checkpoints": "app",
+    "state": "app",
+    "schema": "app",
+}
 """The entry point of a module, if it is not a function with the command's name."""
 
 

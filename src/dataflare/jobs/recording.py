@@ -17,6 +17,8 @@ import orjson
 from msgspec import Struct, field
 
 from dataflare.checkpoint import files
+from dataflare.errors import DataFlareError
+from dataflare.jobs.schema_history import note_schemas
 from dataflare.observability.course import CheckpointSample, Course, sample_of
 from dataflare.observability.resources import rss_bytes
 from dataflare.observability.view import RunView
@@ -69,6 +71,7 @@ class Recorder:
         self._watch = watch
         self.folder: Path | None = None
         self.course = Course()
+        self._noted: Plan | None = None
         self._writing: asyncio.Future[None] | None = None
         self._next_write_s = _WRITE_S
 
@@ -82,6 +85,17 @@ class Recorder:
         if at_s >= self._next_write_s and (self._writing is None or self._writing.done()):
             self._next_write_s = at_s + max(_WRITE_S, _WRITE_SHARE * self.course.every_s)
             self._writing = asyncio.ensure_future(in_thread(self._write, self._record()))
+
+    async def note_schemas(self, plan: Plan) -> None:
+        """Keep the schemas that the destinations are written with from now on."""
+        if self.folder is None or plan is self._noted:
+            return
+        self._noted = plan
+        try:
+            await in_thread(note_schemas, self.folder, plan, self._watch.run_id)
+        except (OSError, DataFlareError) as error:
+            text = error.message if isinstance(error, DataFlareError) else str(error)
+            self._watch.warn([f"the schemas of destinations are not kept: {text}"])
 
     async def end(self, result: RunResult) -> None:
         """Write it once more. Adds a warning where it could not be written."""

@@ -410,6 +410,7 @@ class _Run:
         self, plan: Plan, start: Start, store: Storage, committers: Mapping[str, Committer]
     ) -> Ending:
         self.watch.plan = plan
+        await self.watch.recorder.note_schemas(plan)
         attempt = self.watch.attempt = Attempt(
             plan.stages,
             self.workflow.settings,
