@@ -130,4 +130,6 @@ class MqttDestinationConfig(MessageOptions, MqttConfig):
     @property
     def shape(self) -> Shape:
         rest = self.format in ("raw", "text")
-        return Shape(pieces(self.topic), id=self.id, headers=self.headers, only_rest=rest)
+        return Shape(
+            pieces(self.topic), id=self.id, headers=self.headers, only_rest=rest, names_trace=True
+        )

@@ -135,7 +135,9 @@ class NatsDestinationConfig(MessageOptions, NatsConfig):
     @property
     def shape(self) -> Shape:
         rest = self.format in ("raw", "text")
-        return Shape(pieces(self.subject), id=self.id, headers=self.headers, only_rest=rest)
+        return Shape(
+            pieces(self.subject), id=self.id, headers=self.headers, only_rest=rest, names_trace=True
+        )
 
     def model_post_init(self, _: Any) -> None:
         for header in self.headers:

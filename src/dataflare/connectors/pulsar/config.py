@@ -138,4 +138,6 @@ class PulsarDestinationConfig(MessageOptions, PulsarConfig):
     @property
     def shape(self) -> Shape:
         rest = self.format in ("raw", "text")
-        return Shape(pieces(self.topic), id=self.key, headers=self.headers, only_rest=rest)
+        return Shape(
+            pieces(self.topic), id=self.key, headers=self.headers, only_rest=rest, names_trace=True
+        )

@@ -142,4 +142,10 @@ class RabbitmqDestinationConfig(MessageOptions, RabbitmqConfig):
     @property
     def shape(self) -> Shape:
         rest = self.format in ("raw", "text")
-        return Shape(pieces(self.routing_key), id=self.id, headers=self.headers, only_rest=rest)
+        return Shape(
+            pieces(self.routing_key),
+            id=self.id,
+            headers=self.headers,
+            only_rest=rest,
+            names_trace=True,
+        )

@@ -158,4 +158,10 @@ class SqsDestinationConfig(ValueOptions, AwsOptions):
     @property
     def shape(self) -> Shape:
         rest = self.format in ("raw", "text")
-        return Shape(pieces(self.group or "-"), id=self.id, headers=self.headers, only_rest=rest)
+        return Shape(
+            pieces(self.group or "-"),
+            id=self.id,
+            headers=self.headers,
+            only_rest=rest,
+            names_trace=True,
+        )

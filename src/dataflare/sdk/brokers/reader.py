@@ -7,7 +7,7 @@ them; each message gives rows or is a bad one, never neither.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -18,6 +18,7 @@ from dataflare.model.progress import Position
 from dataflare.model.types import Schema
 from dataflare.sdk.messages.batches import Decoder, MessageBatch
 from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit
+from dataflare.sdk.tracing import parents_of
 
 _CHUNK_BYTES = 2 << 20
 _MESSAGES_FIRST, _MESSAGES_MAX = 1_000, 10_000
@@ -121,6 +122,7 @@ class FeedBatch(MessageBatch):
         super().__init__(reader.decoder)
         self._reader, self._given = reader, messages
         self.num_bytes = sum(message.num_bytes for message in messages)
+        self.parents = parents_of(messages, _headers)
 
     def __len__(self) -> int:
         return len(self._given)
@@ -133,6 +135,10 @@ class FeedBatch(MessageBatch):
 
     def faults(self) -> Mapping[int, str]:
         return {at: m.fault for at, m in enumerate(self._given) if m.fault is not None}
+
+
+def _headers(message: Message) -> Iterator[tuple[str, Any]]:
+    return ((each["key"], each["value"]) for each in message.told.get("headers") or ())
 
 
 def frame_of(messages: Sequence[Message], told: Schema, named: Sequence[str]) -> pl.DataFrame:

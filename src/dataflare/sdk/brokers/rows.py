@@ -17,6 +17,7 @@ from dataflare.formats.messages.contract import Encoder
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import DataType, Schema
 from dataflare.sdk.destination import need_columns
+from dataflare.sdk.tracing import HEADER, traceparent
 
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 HEADERS = pl.List(pl.Struct({"key": pl.String(), "value": pl.Binary()}))
@@ -37,7 +38,7 @@ class Shape(Struct, frozen=True):
     """What messages are made of. target: the place where they go, in pieces: text and a column in turn. id: the column
     that tells a message from all others. headers: by header, its column. key: under upsert and mirror, the columns
     by which a row is known. mode: append, upsert or mirror. only_rest: the value has the columns that are used for
-    nothing else."""
+    nothing else. names_trace: headers also name the trace that a message is written in, where there is one."""
 
     target: Sequence[str]
     id: str | None = None
@@ -45,6 +46,7 @@ class Shape(Struct, frozen=True):
     key: Sequence[str] = ()
     mode: str = "append"
     only_rest: bool = False
+    names_trace: bool = False
 
     @property
     def target_columns(self) -> Sequence[str]:
@@ -121,9 +123,23 @@ class MessageMaker:
         reason = messages.select(pl.coalesce([*why, *self._unfit()]).alias("why"))["why"]
         bad = reason.is_not_null()
         if not bad.any():
-            return Made(messages, frame.head(0).with_columns(why=pl.lit("")))
+            return Made(self._traced(messages), frame.head(0).with_columns(why=pl.lit("")))
         rows = frame.with_columns(reason).filter(bad)
-        return Made(messages.filter(~bad), rows.drop(KIND_COLUMN, strict=False))
+        return Made(self._traced(messages.filter(~bad)), rows.drop(KIND_COLUMN, strict=False))
+
+    def _traced(self, messages: pl.DataFrame) -> pl.DataFrame:
+        """With the trace in the headers of those that still fit then: no row is refused for it."""
+        parent = traceparent() if self._shape.names_trace else None
+        if parent is None or HEADER in self._shape.headers:
+            return messages
+        more = pl.Series("more", [[{"key": HEADER, "value": parent.encode()}]], HEADERS)
+        longer = messages.with_columns(_both(messages["headers"], more.new_from_index(0, messages.height)))  # fmt: skip
+        unfit = [*self._unfit()]
+        if not unfit:
+            return longer
+        fits = longer.select(pl.coalesce(unfit).is_null().alias("fits"))["fits"]
+        headers = pl.when(fits).then(longer["headers"]).otherwise(messages["headers"])
+        return messages.with_columns(headers=headers)
 
     def _kept(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
         """The rows that become messages, and which of them are deletes."""
