@@ -102,6 +102,7 @@ def reading(connector: SourceConnector, views: Views) -> SourceConnector:
     written_as = [view.written_as for _, view in views]
     whole.written_as = {name: mode for modes in written_as for name, mode in modes.items()}
     whole.not_truncated = {n: s for _, view in views for n, s in view.not_truncated.items()}
+    whole.not_ranged = {n: s for _, view in views for n, s in view.not_ranged.items()}
     needs = [view.needs_unchanged for _, view in views]
     whole.needs_unchanged = {name: columns for each in needs for name, columns in each.items()}
     return whole

@@ -6,7 +6,9 @@ sources where these come together. A step that remembers rows takes it only wher
 
 from __future__ import annotations
 
-from dataflare.planner.change_order import kept_in_front
+from collections.abc import Mapping
+
+from dataflare.planner.change_order import HELPER, kept_in_front
 from dataflare.planner.graph import (
     DestinationNode,
     Graph,
@@ -19,7 +21,7 @@ from dataflare.planner.stream_views import StreamView
 
 
 def tell_sources_of_truncations(graph: Graph) -> None:
-    """Set `not_truncated` of each source of changes."""
+    """Set `not_truncated` and `not_ranged` of each source of changes."""
     readers: dict[str, list[Node]] = {}
     for node in graph:
         for port in node.inputs:
@@ -53,3 +55,25 @@ def tell_sources_of_truncations(graph: Graph) -> None:
         stream = connector.stream.name if isinstance(connector, StreamView) else None
         step = refusing(node) if connector.capabilities().changelog else None
         connector.not_truncated = {} if step is None else {stream: step}
+        capabilities = connector.capabilities()
+        key = frozenset(capabilities.key)
+        only = _refusing_rows(readers, node, key) if capabilities.changelog else None
+        connector.not_ranged = {} if only is None else {stream: only}
+
+
+def _refusing_rows(
+    readers: Mapping[str, list[Node]], node: Node, key: frozenset[str]
+) -> str | None:
+    """The first step behind a source that could not take single rows again: what does not mirror the table by its key."""
+    for reader in readers.get(node.id, []):
+        if isinstance(reader, StatefulNode) and reader.step.endswith(HELPER):
+            return _refusing_rows(readers, reader, key) or reader.step.removesuffix(HELPER)
+        if not isinstance(reader, DestinationNode) or len(reader.inputs) > 1:
+            return reader.step
+        if (
+            reader.connector.mode != "mirror"
+            or not key
+            or set(map(str, reader.connector.key)) != key
+        ):
+            return reader.step
+    return None

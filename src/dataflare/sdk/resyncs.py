@@ -1,6 +1,8 @@
 """Requests to read a table of a source of changes again, as files in the workflow's folder.
 
     <home>/<workflow>/resync/<source>.<id>.json    please read it again: when it was asked for; removed when it is done
+    <home>/<workflow>/resync/<source>.<id>.range   the same of some rows: the condition in the source's language
+    <home>/<workflow>/resync/<source>.<id>.keys    and the keys of the rows that the destinations have of them, in Parquet
     <home>/<workflow>/resync/<source>.state        how far the run is with which id
 
 A source that takes them keeps the id of the last one that it has begun in its position, so each is done once, whatever
@@ -17,12 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import polars as pl
 from msgspec import Struct
 
 from dataflare.sdk.durable_files import sync_folder
 
 State = Literal["asked", "reading", "done"]
-_FOLDER, _ASKED, _STATE = "resync", ".json", ".state"
+_FOLDER, _ASKED, _STATE, _RANGE, _KEYS = "resync", ".json", ".state", ".range", ".keys"
 
 
 class Resync(Struct, frozen=True):
@@ -32,6 +35,49 @@ class Resync(Struct, frozen=True):
     id: str
     at: float
     state: State
+
+
+class Range(Struct, frozen=True):
+    """Rows of a table that are to be read again. condition: in the source's language. keys: a file with those that
+    destinations have."""
+
+    source: str
+    id: str
+    at: float
+    condition: str
+    keys: Path
+
+
+def ask_for_range(folder: Path, source: str, condition: str, keys: pl.DataFrame) -> str:
+    """As `ask`, for the rows of which a condition is true and those with these keys."""
+    id_, place = uuid.uuid4().hex, folder / _FOLDER
+    place.mkdir(parents=True, exist_ok=True)
+    keys.write_parquet(place / f"{source}.{id_}{_KEYS}")
+    _write(place / f"{source}.{id_}{_RANGE}", {"at": time.time(), "condition": condition})
+    return id_
+
+
+def ranges(folder: Path | None) -> list[Range]:
+    """Those that are not done, in the order in which they were asked for."""
+    found = []
+    for file in (folder / _FOLDER).glob(f"*{_RANGE}") if folder is not None else ():
+        source, _, id_ = file.name.removesuffix(_RANGE).rpartition(".")
+        try:
+            told = json.loads(file.read_text())
+        except FileNotFoundError:
+            continue  # it was done meanwhile
+        found.append(Range(source, id_, told["at"], told["condition"], file.with_suffix(_KEYS)))
+    return sorted(found, key=lambda each: each.at)
+
+
+def range_done(folder: Path, id_: str) -> None:
+    """All its rows are in every destination."""
+    for each in ranges(folder):
+        if each.id == id_:
+            told = {"id": id_, "state": "done", "at": each.at}
+            _write(folder / _FOLDER / f"{each.source}{_STATE}", told)
+            each.keys.with_suffix(_RANGE).unlink(missing_ok=True)
+            each.keys.unlink(missing_ok=True)
 
 
 def ask(folder: Path, source: str) -> str:
@@ -65,7 +111,8 @@ def tell(folder: Path, states: Mapping[str, tuple[str, State]]) -> None:
 
 def resyncs(folder: Path) -> list[Resync]:
     """The last request of each source, and how far it is."""
-    found = {s: Resync(s, id_, at, "asked") for s, (at, id_) in _requests(folder).items()}
+    found = {each.source: Resync(each.source, each.id, each.at, "asked") for each in ranges(folder)}
+    found |= {s: Resync(s, id_, at, "asked") for s, (at, id_) in _requests(folder).items()}
     for file in (folder / _FOLDER).glob(f"*{_STATE}"):
         source, told = file.name.removesuffix(_STATE), json.loads(file.read_text())
         if source not in found or found[source].id == told["id"]:

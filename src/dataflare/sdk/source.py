@@ -122,6 +122,9 @@ class SourceConnector(ABC):
 
     not_truncated: Mapping[str | None, str] = MappingProxyType({})
     """By stream (or None) that may give no TRUNCATE, the step behind it that takes none. Set as `written_as`."""
+    not_ranged: Mapping[str | None, str] = MappingProxyType({})
+    """By stream (or None) of which single rows may not be read again, the step behind it that could not take them. Set so
+    too."""
     needs_unchanged: Mapping[str | None, Mapping[str, str]] = MappingProxyType({})
     """By stream (or None) and column, the step that needs its value also where an update left it as it was. Set so too."""
     has_event_time: bool = False
@@ -142,6 +145,11 @@ class SourceConnector(ABC):
     @abstractmethod
     def capabilities(self) -> SourceCapabilities:
         """What holds for this config. No I/O."""
+
+    def range_of(self, stream: str | None, condition: Typed) -> str | None:
+        """A condition for rows that are to be read again (`sdk.resyncs`), in the source's language; None if it cannot have
+        it, or would find other rows. Called after `schema` or `streams`."""
+        return None
 
     def changes_by(self, columns: Set[str]) -> bool:
         """Whether a row of its changelog is known by these columns: at no moment two rows that are there have equal

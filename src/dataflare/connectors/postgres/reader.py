@@ -57,6 +57,12 @@ def _with_settings(condition: SqlText, prefix: str, values: dict[str, str]) -> s
     return with_values(condition, setting)
 
 
+def literal(value: Any) -> str:
+    """A value as SQL without a question mark, which would stand for another value."""
+    text = sql_text(value).replace("'", "''").replace("?", "'||chr(63)||'")
+    return f"cast('{text}' as {_type_of(value)})"
+
+
 def _type_of(value: Any) -> str:
     types = {
         "bool": "boolean", "int": "numeric", "float": "double precision", "Decimal": "numeric",

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -33,7 +33,7 @@ from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.connectors.postgres.facts import server_facts
 from dataflare.connectors.postgres.incremental import IncrementalReader, check_incremental
 from dataflare.connectors.postgres.kept import declarations_of
-from dataflare.connectors.postgres.reader import KeyReader, Reading, StreamReader
+from dataflare.connectors.postgres.reader import KeyReader, Reading, StreamReader, literal
 from dataflare.connectors.postgres.relation import Column, Relation, find_relation
 from dataflare.connectors.postgres.shards import make_splits
 from dataflare.connectors.postgres.snapshot import SharedSnapshot
@@ -47,8 +47,12 @@ from dataflare.sdk.sql.checksums import SupportsChecksums
 from dataflare.sdk.sql.config import Incremental
 from dataflare.sdk.sql.incremental import State
 from dataflare.sdk.sql.names import at_step, quoted
+from dataflare.sdk.sql.relation import with_values
 from dataflare.sdk.sql.table_streams import TableStreams
 from dataflare.sdk.threads import in_thread
+
+if TYPE_CHECKING:
+    from dataflare.expr import Typed
 
 
 class PostgresSource(
@@ -172,8 +176,9 @@ config:
             for stream, each in await self.followed_members()
         ]
         following = log.following(
-            self.server, self.context.step, tables, start, until, has_event_time=self.has_event_time
-        )
+            self.server, self.context.step, tables, start, until, has_event_time=self.has_event_time,
+            not_ranged=self.not_ranged,
+        )  # fmt: skip
         return ChangeReader(following, Place.from_json(start) if start else None, self._confirmed)
 
     def followed(
@@ -191,6 +196,16 @@ config:
             needs_unchanged=needs_unchanged,
         )  # fmt: skip
 
+    def range_of(self, stream: str | None, condition: Typed) -> str | None:
+        member = self if stream is None else (self._members or {})[stream]
+        relation = member._relation
+        if relation is None or not all(member.compares(relation, n) for n in condition.columns):
+            return None
+        spelled = condition.to_sql(self.dialect)
+        if spelled is None or spelled.text.count("?") != len(spelled.params):
+            return None
+        return with_values(spelled, literal)
+
     async def committed(self, positions: Mapping[str, Position]) -> None:
         for position in positions.values():
             if self.log is not None and position.value:
@@ -200,8 +215,13 @@ config:
 
     def _tell_resyncs(self, place: Place) -> None:
         folder = self.context.folder
-        if folder is not None and (asked := resyncs.asked(folder)):
+        if folder is None:
+            return
+        if asked := resyncs.asked(folder):
             resyncs.tell(folder, resync_states(place, asked, self.context.step))
+        for table in place.tables.values():
+            for id_ in table.ranged:
+                resyncs.range_done(folder, id_)
 
     async def kept_log(self, position: Mapping[str, Any]) -> KeptLog | None:
         if self.log is None:

@@ -79,7 +79,7 @@ def side(text: str, name: str, load: Callable[[Path], Workflow], file: str | Non
         path = step["file"] or file
         if path is None:
             raise refused(f"'{text}' names a step, but no file", "write FILE.yaml:STEP")
-        return _of_step(text, name, load(Path(path)), step["step"])
+        return of_step(text, name, load(Path(path)), step["step"])
     if re.search(r"\.ya?ml$", text):
         steps = ", ".join(each.name for each in load(Path(text)).steps())
         raise refused(f"'{text}' names no step", f"write {text}:STEP, with one of {steps}")
@@ -130,7 +130,8 @@ def _ref(workflow: Workflow, name: str) -> InputRef:
     return InputRef(step or output, output if step else None)
 
 
-def _of_step(label: str, side: str, workflow: Workflow, name: str) -> Side:
+def of_step(label: str, side: str, workflow: Workflow, name: str) -> Side:
+    """label: for messages. side: the name of the step that reads it. Raises WorkflowError (E0129)."""
     if (workflow.families or {}).get(name) and not any(s.name == name for s in workflow.steps()):
         raise _of_many(label, workflow, name)
     step = workflow.step(_ref(workflow, name).step)

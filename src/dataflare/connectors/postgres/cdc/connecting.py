@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable
@@ -52,6 +53,19 @@ def begin(
                 raise
             raise refused from error
         time.sleep(_TAKEN_LOOK_S)
+
+
+async def readable(socket: int, wait_s: float) -> None:
+    """Until something has come, or for some time."""
+    loop, came = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(socket, came.set)
+    try:
+        async with asyncio.timeout(wait_s):
+            await came.wait()
+    except TimeoutError:
+        return
+    finally:
+        loop.remove_reader(socket)
 
 
 def cancel(db: psycopg.Connection[Any]) -> None:

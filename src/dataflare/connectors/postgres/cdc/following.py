@@ -71,7 +71,7 @@ class Followed(Struct, frozen=True):
 class Following(Struct, frozen=True):
     """tables: those that are followed, by number. names: of the slot and the publication; None where nothing is to be
     made, as in a preview: the rows that are there are read, and no changes. copies: whether the rows that are there are
-    read first. until: the position at which it ends, or None. has_event_time: as of a source."""
+    read first. until: the position at which it ends, or None. has_event_time, not_ranged: as of a source."""
 
     server: Server
     step: str
@@ -81,6 +81,7 @@ class Following(Struct, frozen=True):
     until: int | None
     folder: Path | None = None
     has_event_time: bool = False
+    not_ranged: Mapping[str | None, str] = {}
 
     @property
     def tells_time(self) -> bool:

@@ -55,7 +55,8 @@ class TablePlace(Struct, frozen=True):
     the last key and how many rows came before. again: whether its rows were given before, and are given once more. parts: those whose snapshots may see changes behind the position in the
     log. settled: behind this position no change was seen by a snapshot. numbers: of the columns in the table, 0 where it is
     not known. highest: the greatest number that a column had.
-    resync: the id of the last request to read it again that was begun, see `sdk.resyncs`. storage: of the rows that were
+    resync: the id of the last request to read it again that was begun, see `sdk.resyncs`. ranged: of the ranges of it
+    that were read again, and are still asked for. storage: of the rows that were
     given; None where an earlier version has written it."""
 
     name: str
@@ -70,6 +71,7 @@ class TablePlace(Struct, frozen=True):
     highest: int = 0
     resync: str = ""
     storage: Storage | None = None
+    ranged: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -90,6 +92,7 @@ class TablePlace(Struct, frozen=True):
             numbers=tuple(data.get("numbers", ())),
             highest=data.get("highest", 0),
             resync=data.get("resync", ""),
+            ranged=tuple(data.get("ranged", ())),
             storage=None if storage is None else Storage.from_json(storage),
         )
 
@@ -154,6 +157,8 @@ class TablePlace(Struct, frozen=True):
             data |= {"numbers": list(self.numbers), "highest": self.highest}
         if self.resync:
             data["resync"] = self.resync
+        if self.ranged:
+            data["ranged"] = list(self.ranged)
         if self.storage is not None:
             data["storage"] = self.storage.to_json()
         if self.reading or self.settled:

@@ -16,14 +16,15 @@ import psycopg
 from msgspec.structs import replace
 
 from dataflare.connectors.postgres.cdc import objects, rewrites
-from dataflare.connectors.postgres.cdc.connecting import begin, cancel, connected, real
+from dataflare.connectors.postgres.cdc.connecting import begin, cancel, connected, readable, real
 from dataflare.connectors.postgres.cdc.decoders import Decoders
 from dataflare.connectors.postgres.cdc.following import Confirmed, Following
 from dataflare.connectors.postgres.cdc.log import Assembler, Event, LoggedTable, Piece, Truncated
 from dataflare.connectors.postgres.cdc.objects import KeptBytes
 from dataflare.connectors.postgres.cdc.opening import check_published, checked, first_place
 from dataflare.connectors.postgres.cdc.place import Place
-from dataflare.connectors.postgres.cdc.resyncing import Resyncs
+from dataflare.connectors.postgres.cdc.ranges import Ranges
+from dataflare.connectors.postgres.cdc.resyncing import Resyncs, truncation
 from dataflare.connectors.postgres.cdc.server_time import ServerTime
 from dataflare.connectors.postgres.cdc.snapshot import HeldSnapshot, Waiting
 from dataflare.connectors.postgres.cdc.table_now import Files, as_it_is, unread_table
@@ -34,9 +35,8 @@ from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Position, Watermark
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.source import EndOfSplit, SourceBatch
-from dataflare.sdk.sql.changes import truncated, was_dropped
+from dataflare.sdk.sql.changes import was_dropped
 from dataflare.sdk.sql.log_reader import LogReader
-from dataflare.sdk.sql.names import quoted
 from dataflare.sdk.sql.table_reads import TableReads
 from dataflare.sdk.threads import in_thread
 
@@ -60,6 +60,7 @@ class ChangeReader(LogReader[Place]):
         self._reads: TableReads[int] | None = None
         self._files: Files | None = None
         self._resyncs = Resyncs(following.folder, following.tables, self.warnings)
+        self._ranges = Ranges(following, self.warnings)
         self._replication: Replication | None = None
         self._assembler: Assembler | None = None
         self._decoders: Decoders | None = None
@@ -85,6 +86,8 @@ class ChangeReader(LogReader[Place]):
             if await self._reads_again():
                 await self._leave_log()
                 continue
+            if (batch := await self._of_range(rows_max)) is not None:
+                return batch
             if self._has_ended():
                 raise EndOfSplit
             is_idle = await in_thread(self._locked, self._pull, rows_max)
@@ -126,7 +129,7 @@ class ChangeReader(LogReader[Place]):
         if self._replication is not None:
             self._confirmed.leave(self._replication)
             self._replication.close()
-        for held in (self._snapshot, self._decoders):
+        for held in (self._snapshot, self._decoders, self._ranges):
             if held is not None:
                 held.close()
 
@@ -149,6 +152,7 @@ class ChangeReader(LogReader[Place]):
             else:
                 opened = checked(db, replication, following, names, self._place)
             self._resyncs.look()
+            self._ranges.look()
             self.warnings.update(dict.fromkeys(opened.warnings, 0))
             self._keep(objects.kept_bytes(db, names))
             self._resyncs.rewritten.update(opened.rewritten)
@@ -210,7 +214,21 @@ class ChangeReader(LogReader[Place]):
             return False
         if self._resyncs.may_look:
             await in_thread(self._resyncs.look)
+            await in_thread(self._ranges.look)
         return bool(place.unread or self._resyncs.due(place))
+
+    async def _of_range(self, rows_max: int) -> SourceBatch | None:
+        """The next rows of a range that is read again, at a place between transactions."""
+        if self._place is None or self._is_inside or self._replication is None:
+            return None
+        if self._ranges.due(self._place) is not None:
+            await in_thread(self._locked, self._ranges.begin, self._place, lambda: self._closed)
+        reached = max(self._reached, self._place.lsn)
+        found = await self._ranges.read_batch(self._place, reached, rows_max)
+        if found is None:
+            return None
+        batch, self._place = found
+        return batch
 
     async def _leave_log(self) -> None:
         """Read tables that are to be read again, and then go on with the log."""
@@ -331,26 +349,11 @@ class ChangeReader(LogReader[Place]):
         if isinstance(event, Truncated):
             for table in event.tables:
                 if table in place.tables:
-                    place = self._truncated(event, table, place)
+                    place, batch = truncation(self._following, event, table, place)
+                    if batch is not None:
+                        self._give([batch], place, None)
             return place
         return self._take_rows(event, place, most)
-
-    def _truncated(self, event: Truncated, table: int, place: Place) -> Place:
-        """Give a TRUNCATE if rows were given that went with it. Where others were given that came later, the table is read
-        again. Raises an error where a step takes no TRUNCATE."""
-        there = place.tables[table]
-        seen = [part.sight.sees(event.transaction) for part in there.parts]
-        if there.reading or (seen and all(seen)):
-            return place
-        followed = self._following.tables[table]
-        if followed.not_truncated is not None:
-            reading, table_name = followed.reading, quoted(followed.table.name)
-            label = f"{reading.relation.label} in {self._following.server.label}"
-            raise truncated(label, table_name, followed.not_truncated, reading.step)
-        if any(seen):
-            place = place.with_table(table, there.anew())
-        self._give([followed.truncation], place, None)
-        return place
 
     def _take_rows(self, piece: Piece, place: Place, most: int) -> Place:
         assert self._decoders is not None
@@ -359,6 +362,7 @@ class ChangeReader(LogReader[Place]):
             decoder = self._decoders.of(id_)
             if decoder is None or place.tables[id_].reading:
                 continue  # a table that is read again is read behind all of this
+            self._ranges.note(id_, decoder, messages, transactions)
             for at in range(0, len(messages), most):
                 batch = decoder.batch(
                     messages[at : at + most], transactions[at : at + most], place.tables[id_].parts,
@@ -380,6 +384,8 @@ class ChangeReader(LogReader[Place]):
     def _has_ended(self) -> bool:
         if self._replication is None:
             return True
+        if self._ranges.is_open:
+            return False
         until, place = self._following.until, self._place
         if until is None or place is None:
             return False
@@ -423,15 +429,7 @@ class ChangeReader(LogReader[Place]):
         assert replication is not None
         if self._following.until is not None or self._time is not None:
             await in_thread(self._locked, lambda: replication.tell(wants_reply=True))
-        loop, came = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(replication.socket, came.set)
-        try:
-            async with asyncio.timeout(_WAIT_S):
-                await came.wait()
-        except TimeoutError:
-            return
-        finally:
-            loop.remove_reader(replication.socket)
+        await readable(replication.socket, _WAIT_S)
 
     async def _tell(self) -> None:
         """Tell the server in time, also while the steps behind are slow; and see whether it still gives the changes of

@@ -11,10 +11,14 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from dataflare.connectors.postgres.cdc.following import Followed
+from dataflare.connectors.postgres.cdc.following import Followed, Following
+from dataflare.connectors.postgres.cdc.log import Truncated
 from dataflare.connectors.postgres.cdc.place import Place
 from dataflare.connectors.postgres.cdc.rewrites import Found
 from dataflare.sdk.resyncs import State
+from dataflare.sdk.source import SourceBatch
+from dataflare.sdk.sql.changes import truncated
+from dataflare.sdk.sql.names import quoted
 from dataflare.sdk.sql.read_again import WHOLE_ROWS, Asking, Requests
 from dataflare.sdk.sql.read_again import states as states_of
 
@@ -63,6 +67,25 @@ class Resyncs:
 
     def may_cut(self, table: int, rows: int) -> bool:
         return table not in self.whole or rows > WHOLE_ROWS
+
+
+def truncation(
+    following: Following, event: Truncated, table: int, place: Place
+) -> tuple[Place, SourceBatch | None]:
+    """A TRUNCATE to give if rows were given that went with it. Where others were given that came later, the table is read
+    again. Raises an error where a step takes no TRUNCATE."""
+    there = place.tables[table]
+    seen = [part.sight.sees(event.transaction) for part in there.parts]
+    if there.reading or (seen and all(seen)):
+        return place, None
+    followed = following.tables[table]
+    if followed.not_truncated is not None:
+        reading, table_name = followed.reading, quoted(followed.table.name)
+        label = f"{reading.relation.label} in {following.server.label}"
+        raise truncated(label, table_name, followed.not_truncated, reading.step)
+    if any(seen):
+        place = place.with_table(table, there.anew())
+    return place, followed.truncation
 
 
 def states(place: Place, asked: Mapping[str, str], step: str) -> dict[str, tuple[str, State]]:

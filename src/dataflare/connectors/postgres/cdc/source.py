@@ -87,6 +87,7 @@ class ChangeSource(TableChanges, kw_only=True):
         until: int | None,
         *,
         has_event_time: bool,
+        not_ranged: Mapping[str | None, str],
     ) -> Following:
         names = None
         if self.context.folder is not None or start:
@@ -94,7 +95,7 @@ class ChangeSource(TableChanges, kw_only=True):
         return Following(
             server, step, {each.table.oid: each for each in tables}, names,
             copies=self.copies, until=until, has_event_time=has_event_time,
-            folder=self.context.folder,
+            folder=self.context.folder, not_ranged=not_ranged,
         )  # fmt: skip
 
     def followed(

@@ -86,6 +86,19 @@ class TableDecoder(Struct, frozen=True):
         of_rows = facts_of(facts, rows.messages, messages, transactions, times) if facts else {}
         return self._typed(rows, places, of_rows, left_out)
 
+    def keys(self, messages: Sequence[bytes]) -> pl.DataFrame:
+        """The keys of the rows in changes."""
+        names = [column.name for column in self.logged.columns]
+        key = [names.index(name) for name in self.key]
+        rows = rows_of(messages, len(names), key)
+        columns = {column.name: column for column in self.columns}
+        return pl.DataFrame(
+            [
+                typed(rows.values(place), columns[name], self.ask)[0].alias(name)
+                for name, place in zip(self.key, key, strict=True)
+            ]
+        )
+
     def _unseen(
         self, rows: Rows, transactions: Sequence[int], parts: Sequence[Part], key: Sequence[int]
     ) -> Flags | None:
