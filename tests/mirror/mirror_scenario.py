@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from mirror_destinations import (
     Delta,
     Destination,
@@ -279,7 +280,13 @@ class Scenario:
                 self._network()
             case "resync":
                 asked = rng.choice(list(self.workload.added))
-                resyncs.ask(self.folder / ".dataflare" / "shop", f"shop.{asked}")
+                folder = self.folder / ".dataflare" / "shop"
+                if isinstance(self.side, PostgresSide) and rng.random() < 0.5:
+                    self.events.append("of some rows")
+                    condition = f"id % 5 = {rng.randrange(5)}"
+                    resyncs.ask_for_range(folder, f"shop.{asked}", condition, self._some_keys())
+                else:
+                    resyncs.ask(folder, f"shop.{asked}")
             case "server":
                 kind = rng.choice(sorted(self.proxies))
                 self.events.append(f"the server {kind} is killed")
@@ -290,6 +297,11 @@ class Scenario:
                 self.workload.create(f"t{len(self.workload.added)}")
             case _:
                 self.workload.change_table()
+
+    def _some_keys(self) -> pl.DataFrame:
+        """Of rows that are there or not."""
+        keys = {(self.rng.randrange(80), self.rng.choice(["a", "B", "é"])) for _ in range(60)}
+        return pl.DataFrame(list(keys), schema=["id", "part"], orient="row")
 
     def _network(self) -> None:
         rng = self.rng
