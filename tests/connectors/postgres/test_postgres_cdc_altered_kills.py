@@ -29,7 +29,7 @@ RUN = """\
 import sys
 from dataflare.connectors.postgres.cdc import resyncing
 from dataflare.__main__ import main
-resyncing._WHOLE_ROWS = int(sys.argv.pop(1))
+resyncing.WHOLE_ROWS = int(sys.argv.pop(1))
 sys.exit(main())
 """
 ALTERATIONS = [
