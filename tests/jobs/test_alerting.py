@@ -129,7 +129,7 @@ def test_secrets_of_a_notifier_are_in_no_log(tmp_path: Path) -> None:
 
     @contextmanager
     def log(watch: Any) -> Iterator[None]:
-        with watch.log.writing(home / "bad"):
+        with watch.log.writing(home / "bad", lambda text: None):
             yield
 
     import dataflare.jobs.alerting as alerting

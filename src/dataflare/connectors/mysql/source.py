@@ -15,7 +15,7 @@ from dataflare.connectors.mysql.incremental import IncrementalReader, check_incr
 from dataflare.connectors.mysql.reader import KeyReader, Reading, StreamReader
 from dataflare.connectors.mysql.relation import Column, Relation, backticked, find_relation
 from dataflare.connectors.mysql.shards import make_splits
-from dataflare.connectors.mysql.tables import find_place, tables_and_views
+from dataflare.connectors.mysql.tables import find_place, names, tables_and_views
 from dataflare.model.progress import Position, Split
 from dataflare.sdk import resyncs
 from dataflare.sdk.catalog import Entry
@@ -26,7 +26,7 @@ from dataflare.sdk.sql.checksums import SupportsChecksums
 from dataflare.sdk.sql.config import Incremental
 from dataflare.sdk.sql.incremental import State
 from dataflare.sdk.sql.read_again import states
-from dataflare.sdk.sql.table_streams import TableStreams
+from dataflare.sdk.sql.table_streams import NewTables, TableStreams
 from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ config:
         self.finds_new_fields = config.cdc is not None
         self._log: ChangeSource | None = None
         self._committed = Committed()
+        self._table_names: frozenset[str] = frozenset()
+        """Those that were there at the last search for new tables."""
 
     @property
     def log(self) -> ChangeSource | None:
@@ -92,6 +94,15 @@ config:
 
     def list_tables(self, db: Db) -> Sequence[Entry]:
         return tables_and_views(db, self.server.database)
+
+    def new_tables(self, db: Db) -> NewTables:
+        """As of the base. The names alone are asked for first: the server need not open its tables for them."""
+        there = frozenset(names(db, self.server.database))
+        if there == self._table_names:
+            return NewTables()
+        found = super().new_tables(db)
+        self._table_names = there
+        return found
 
     def check_log(self, db: Db) -> None:
         if self.log is not None:
