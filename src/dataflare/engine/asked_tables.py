@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from dataflare.errors import DataError, DataFlareError, InternalError
 from dataflare.operators.lookup import Lookup
+from dataflare.resilience.breaker import HeldBack
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.lookup import KeyedLookup, LookupConnector
 from dataflare.sdk.processor import Refused
@@ -26,14 +27,23 @@ from dataflare.state.index import KeyIndex
 _POLL_S = 1.0
 
 
+class _Old(Struct):
+    """Rows that are remembered for longer than `ttl`, and their keys: a key may have none."""
+
+    keys: pl.DataFrame
+    rows: pl.DataFrame
+
+
 class Answers(Struct):
     """frame: the batch without rows that are refused. table, index: the rows for its keys. refused: rows
-    whose key has values that cannot be read."""
+    whose key has values that cannot be read. stale: how many rows of the batch have answers older than the cache's
+    ttl, because the system was held back."""
 
     frame: pl.DataFrame
     table: pl.DataFrame
     index: KeyIndex
     refused: list[Refused]
+    stale: int = 0
 
 
 class AskedTable:
@@ -67,14 +77,15 @@ class AskedTable:
     def answers(self, frame: pl.DataFrame) -> Answers:
         """What the system has for the keys of a batch. Waits for the system."""
         pairs = dict(zip(self._lookup.remote_keys, self._lookup.keys, strict=True))
-        wanted = frame.select(
-            pl.col(key).cast(self._schema[remote]).alias(remote) for remote, key in pairs.items()
-        )
-        wanted = wanted.drop_nulls().unique(maintain_order=True)
+        wanted = self._remote(frame).drop_nulls().unique(maintain_order=True)
         asked, known = self._split(wanted)
         refused: list[Refused] = []
+        stale = 0
         if asked.height:
-            got, errors = self._wait_for(asked)
+            asked, old, got, errors = self._ask(asked)
+            known = pl.concat([known, old.rows])
+            if old.keys.height:
+                stale = self._remote(frame).join(old.keys, on=self._keys, how="semi").height
             got = self._conformed(got)
             for place, error in errors.items():
                 is_key = self._has_key(pairs, asked[[place]])
@@ -84,7 +95,29 @@ class AskedTable:
                 asked = asked.filter(~pl.int_range(asked.height, eager=True).is_in([*errors]))
             self._remember(asked, got)
             known = pl.concat([known, got])
-        return Answers(frame, known, KeyIndex(known, self._lookup.remote_keys), refused)
+        return Answers(frame, known, KeyIndex(known, self._lookup.remote_keys), refused, stale)
+
+    def _ask(
+        self, keys: pl.DataFrame
+    ) -> tuple[pl.DataFrame, _Old, pl.DataFrame, Mapping[int, DataError]]:
+        """Ask the system, or use what is remembered where it is held back and the step says so: a key that was never
+        asked for waits. Gives the keys that were asked for, what was remembered of the others, and the system's answer."""
+        nothing = _Old(keys.clear(), self._rows.clear())
+        try:
+            return keys, nothing, *self._wait_for(keys, waits=self._retrying.fallback != "stale")
+        except HeldBack:
+            unknown, rows = self._split(keys, any_age=True)
+            old = _Old(keys.join(unknown, on=self._keys, how="anti"), rows)
+            if not unknown.height:
+                return unknown, old, nothing.rows, {}
+            return unknown, old, *self._wait_for(unknown)
+
+    def _remote(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The keys of a batch, as the system has them."""
+        pairs = dict(zip(self._lookup.remote_keys, self._lookup.keys, strict=True))
+        return frame.select(
+            pl.col(key).cast(self._schema[remote]).alias(remote) for remote, key in pairs.items()
+        )
 
     def _has_key(self, pairs: Mapping[str, str], key: pl.DataFrame) -> pl.Expr:
         """Which rows of a batch have this key. pairs: the batch's column of each part. key: its only row. Never NULL."""
@@ -96,9 +129,11 @@ class AskedTable:
     async def aclose(self) -> None:
         await self._live.aclose()
 
-    def _wait_for(self, keys: pl.DataFrame) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
+    def _wait_for(
+        self, keys: pl.DataFrame, *, waits: bool = True
+    ) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
         asking = asyncio.run_coroutine_threadsafe(
-            self._retrying.call(partial(self._live.ask, keys)), self._loop
+            self._retrying.call(partial(self._live.ask, keys), waits=waits), self._loop
         )
         while True:
             try:
@@ -119,15 +154,17 @@ class AskedTable:
             )
         return got
 
-    def _split(self, wanted: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """The keys to ask for, and the rows that are remembered of the others."""
+    def _split(
+        self, wanted: pl.DataFrame, *, any_age: bool = False
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The keys to ask for, and the rows that are remembered of the others. any_age: also longer than `ttl`."""
         nothing = self._rows.clear()
         if self._cache is None:
             return wanted, nothing
         numbered = [f"k{i}" for i in range(len(self._keys))]
         with self._lock:
             valid, rows = self._asked_at, self._rows
-            if self._cache.ttl is not None:
+            if self._cache.ttl is not None and not any_age:
                 valid = valid.filter(pl.col("at") > self._clock() - self._cache.ttl)
             asked = wanted.join(
                 valid, left_on=self._keys, right_on=numbered, how="anti", maintain_order="left"

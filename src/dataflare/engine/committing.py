@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from dataflare.resilience.retry import Retrying
-from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, NoCommitter, Owner
+from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, Owner
 
 
 class RetriedCommitter(Committer):
@@ -41,10 +41,7 @@ class RetriedCommitter(Committer):
         await self._retrying.call(partial(self._committer.begin, epoch), is_counted=_never)
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
-        await self._retrying.call(
-            partial(self._committer.commit, epoch, committables),
-            is_counted=lambda: not isinstance(self._committer, NoCommitter),
-        )
+        await self._retrying.call(partial(self._committer.commit, epoch, committables))
 
     async def published(self) -> Mapping[str, Any]:
         return await self._committer.published()

@@ -236,6 +236,12 @@ class SegmentRunner:
             outcome.counts.append((operator.step, frame.height, made.height))
         else:
             answers = self.asked[operator.step].answers(frame)
+            if answers.stale:
+                told = (
+                    operator.step,
+                    "answers older than the cache's ttl were used while its system was held back,",
+                )
+                outcome.warnings[told] = outcome.warnings.get(told, 0) + answers.stale
             for refused in answers.refused:
                 self.errors.refused(operator.step, refused, outcome)
                 outcome.counts.append((operator.step, refused.rows.height, 0))

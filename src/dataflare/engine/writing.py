@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import polars as pl
@@ -13,13 +14,15 @@ from dataflare.engine.messages import Share
 from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.row_errors import failed_rows
 from dataflare.engine.task import Body
+from dataflare.formats.text_write import python_rows
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.float_losses import float_losses
 from dataflare.model.progress import Barrier
 from dataflare.observability.times import Histogram
+from dataflare.resilience.breaker import HeldBack
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.crashpoints import crash_point
-from dataflare.sdk.destination import Writer
+from dataflare.sdk.destination import Writer, WriteStats
 
 T = TypeVar("T")
 
@@ -40,6 +43,7 @@ class Writing(Body):
     ) -> None:
         self.writer, self._on_error, self._retrying = writer, on_error, retrying
         self._run_id = run_id
+        self._diverts = retrying.fallback == "dead_letter"
         self._latency = Histogram()
 
     def begin(self) -> None:
@@ -53,7 +57,18 @@ class Writing(Body):
         if self._run_id is not None:
             column, run_id = self._run_id
             batch = batch.map(lambda frame: frame.with_columns(pl.lit(run_id).alias(column)))
-        stats = await self._call(lambda: self.writer.write_batch(batch))
+        is_taken = False
+
+        async def write() -> WriteStats:
+            nonlocal is_taken
+            is_taken = True
+            return await self.writer.write_batch(batch)
+
+        try:
+            stats = await self._call(write)
+        except HeldBack as held:
+            await self._divert(held, () if is_taken else (batch.frame,))
+            stats = WriteStats(0)
         seconds = time.perf_counter() - started
         metric = self.task.metrics.step(self.task.name)
         metric.add_in(batch.num_rows)
@@ -68,29 +83,53 @@ class Writing(Body):
         return seconds
 
     async def finish(self) -> None:
-        await self._call(self.writer.flush)
+        await self._flush()
         await self.settle()
+
+    async def _flush(self) -> None:
+        try:
+            await self._call(self.writer.flush)
+        except HeldBack as held:
+            await self._divert(held)
+
+    async def _divert(self, held: HeldBack, more: Sequence[pl.DataFrame] = ()) -> None:
+        """Make dead letters of the rows that wait for the system, and of `more`."""
+        frames = [*self.writer.hand_back(), *more]
+        rows = [self._as_it_came(row) for frame in frames for row in python_rows(frame)]
+        if rows:
+            self._count_failed(len(rows))
+            await self._send_letters(held.code, held.message, rows)
+
+    def _count_failed(self, rows: int) -> None:
+        metric = self.task.metrics.step(self.task.name)
+        metric.errors += rows
+        metric.refused += rows
+
+    async def _send_letters(
+        self, codes: str | list[str], messages: str | list[str], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self.task.metrics.step(self.task.name).dead_letters += len(rows)
+        await self.task.send_letters([failed_rows(self.task.name, codes, messages, rows)])
 
     async def settle(self) -> None:
         """Send the rows that the system refuses to where dead letters go."""
+        if self._diverts:
+            await self._flush()
         if self._on_error == "fail":
             return
-        refused = await self._call(self.writer.settle)
+        # With a fallback, nothing is left to send.
+        settle = self.writer.settle
+        refused = await (settle() if self._diverts else self._call(settle))
         if not refused:
             return
-        metric = self.task.metrics.step(self.task.name)
-        metric.errors += len(refused)
-        metric.refused += len(refused)
-        metric.add_out(-len(refused))
+        self._count_failed(len(refused))
+        self.task.metrics.step(self.task.name).add_out(-len(refused))
         if self._on_error == "dead_letter":
-            metric.dead_letters += len(refused)
-            letters = failed_rows(
-                self.task.name,
+            await self._send_letters(
                 [each.code for each in refused],
                 [each.message for each in refused],
-                (self._as_it_came(each.row) for each in refused),
+                [self._as_it_came(each.row) for each in refused],
             )
-            await self.task.send_letters([letters])
 
     def _as_it_came(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """A row without what is added to it here."""
@@ -102,9 +141,8 @@ class Writing(Body):
         if barrier.left_out:
             self.writer.note_left_out(barrier.left_out)
         crash_point("engine.before_prepare")
-        committable = await self._call(
-            lambda: self.writer.prepare(barrier.epoch, final=barrier.final)
-        )
+        prepare = partial(self.writer.prepare, barrier.epoch, final=barrier.final)
+        committable = await (prepare() if self._diverts else self._call(prepare))
         crash_point("engine.after_prepare")
         return Share(self.task.id, barrier.epoch, committable=committable)
 
@@ -124,4 +162,9 @@ class Writing(Body):
 
         if not self.writer.resumes:
             return await self._retrying.once(call, is_counted=is_counted)
-        return await self._retrying.call(call, lambda: self.writer.progress, is_counted=is_counted)
+        return await self._retrying.call(
+            call,
+            lambda: self.writer.progress,
+            is_counted=is_counted,
+            waits=not self._diverts,
+        )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataflare.planner.dead_letters import error_handling
 from dataflare.resilience.breaker import CircuitBreaker, Opened
+from dataflare.resilience.retry import Fallback
 from dataflare.sdk.places import system_of
 
 if TYPE_CHECKING:
@@ -28,11 +29,21 @@ def circuit_breakers(
         if settings is None:
             continue
         system = _system(step, workflow.base)
-        key = system or f"step {step.name}", settings.model_dump_json()
+        key = system or f"step {step.name}", settings.model_dump_json(exclude={"fallback"})
         if key not in shared:
             shared[key] = _made(settings, system or "its system", opened, closed)
         breakers[step.name] = shared[key]
     return breakers
+
+
+def fallbacks(workflow: Workflow) -> dict[str, Fallback]:
+    """By step, what it does while its breaker is open, where it does not wait."""
+    found = {}
+    for step in workflow.steps():
+        breaker = error_handling(workflow, step.name).circuit_breaker
+        if breaker is not None and breaker.fallback is not None:
+            found[step.name] = breaker.fallback
+    return found
 
 
 def _system(step: AnyStep, base: Path) -> str | None:

@@ -33,7 +33,7 @@ from dataflare.jobs.learning import refuse_taking_back
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
 from dataflare.sdk.crashpoints import crash_point
-from dataflare.sdk.destination import Committer, Epoch, Marker
+from dataflare.sdk.destination import Committer, Epoch, Marker, NoCommitter
 from dataflare.sdk.threads import completed, in_thread
 
 
@@ -57,9 +57,10 @@ async def open_committers(
                 context = await in_thread(destination_context, stage, plan, identity, store)
                 opening = partial(stage.destination.committer, context)
                 retrying = (retries or Retries()).of(stage.name)
-                committers[stage.name] = RetriedCommitter(
-                    await retrying.call(opening, is_counted=lambda: False), retrying
-                )
+                committer = await retrying.call(opening, is_counted=lambda: False)
+                if not isinstance(committer, NoCommitter):
+                    committer = RetriedCommitter(committer, retrying)
+                committers[stage.name] = committer
     except BaseException:
         await completed(close_committers(committers))
         raise

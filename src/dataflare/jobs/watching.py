@@ -13,7 +13,7 @@ from dataflare.engine.attempt import Attempt
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.taps import Tap
 from dataflare.errors import DataFlareError, RunError, from_here
-from dataflare.jobs.breakers import circuit_breakers
+from dataflare.jobs.breakers import circuit_breakers, fallbacks
 from dataflare.jobs.closing import told_of
 from dataflare.jobs.counting import metrics_of
 from dataflare.jobs.options import RunOptions
@@ -71,7 +71,12 @@ class Watch:
         self.metrics: JobMetrics = metrics_of(workflow)
         self._reporter = Reporter(self.metrics, self._options.listener)
         self._breakers = circuit_breakers(workflow, self._held_back, self._let_through)
-        self.retries = Retries(retry_policies(workflow), self._retried, breakers=self._breakers)
+        self.retries = Retries(
+            retry_policies(workflow),
+            self._retried,
+            breakers=self._breakers,
+            fallbacks=fallbacks(workflow),
+        )
 
     def grow(self, workflow: Workflow) -> None:
         """The same workflow with more tables."""

@@ -33,6 +33,7 @@ from dataflare.planner import event_time
 from dataflare.planner.bind_sources import Outputs, SourceBinder, UnknownSchema
 from dataflare.planner.change_order import check_lookups
 from dataflare.planner.changelog import check_changelogs, input_kinds, joined_changelogs
+from dataflare.planner.fallbacks import check_fallback
 from dataflare.planner.families.errors import joined
 from dataflare.planner.families.keys import key_of_versions, keyed, lacks_key, with_key
 from dataflare.planner.families.tables import PER_TABLE
@@ -151,6 +152,7 @@ class Binder(SourceBinder):
         class_ = operators.step(step.type, self.workflow.base, self.policy)
         config: BaseModel = bind_config(class_.Config, step.config, step=step.name)
         self.outputs_of[step.name] = class_.extra_outputs(config)
+        check_fallback(self.workflow, step)
         if class_.inputs_max is not None and len(step.inputs) > class_.inputs_max:
             raise PlanError(
                 f"step '{step.name}' ({step.type}) takes one input, and has {len(step.inputs)}",
@@ -282,6 +284,7 @@ class Binder(SourceBinder):
         connector = class_(config, self._context(name))
         connector.widens = self.workflow.settings.widens_types
         capabilities = connector.capabilities()
+        check_fallback(self.workflow, step, hands_back=capabilities.hands_back)
         if capabilities.bounded_only and never_ends(self.workflow, self.endless):
             raise PlanError(
                 f"destination '{name}' needs a run that ends: {capabilities.reason}",

@@ -18,6 +18,7 @@ from dataflare.model.types import Schema
 from dataflare.operators.base import LookupTable
 from dataflare.operators.names import not_reserved
 from dataflare.planner import event_time
+from dataflare.planner.fallbacks import check_fallback
 from dataflare.planner.families.tables import TABLES
 from dataflare.planner.graph import Node, Port, SourceNode
 from dataflare.planner.stream_views import StreamView
@@ -114,6 +115,7 @@ class SourceBinder:
             try:
                 connector = self._source(step.type, step.config, name, step.schema)
                 self.connectors[name] = connector
+                check_fallback(self.workflow, step)
                 connector.has_event_time = step.event_time is not None
                 if not connector.capabilities().bounded:
                     self.endless.add(name)

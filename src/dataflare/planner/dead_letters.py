@@ -46,7 +46,10 @@ def error_handling(workflow: Workflow, step: str) -> ErrorHandling:
 
 def may_fail_there(workflow: Workflow, step: str) -> bool:
     """Whether rows of the step may become dead letters."""
-    if error_handling(workflow, step).on_error == "dead_letter":
+    handling = error_handling(workflow, step)
+    if handling.on_error == "dead_letter":
+        return True
+    if handling.circuit_breaker and handling.circuit_breaker.fallback == "dead_letter":
         return True
     if workflow.settings.schema_change == "dead_letter" and (
         step in workflow.destinations

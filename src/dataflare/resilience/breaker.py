@@ -4,8 +4,8 @@
     open        the share of failed or of slow calls reached its limit: calls wait until `recovery_s` has passed
     half-open   a few trial calls pass and the others wait for them; the breaker then closes or opens again
 
-Always true: a call is delayed and never refused. So the breaker has no error of its own: the retry
-policy around it decides when to give up.
+Always true: a call is delayed and not refused, except one that does not wait. So the retry policy around the breaker
+decides when to give up.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from dataflare.errors import DataFlareError, Retry
+from dataflare.errors import DataFlareError, Retry, SystemError_
 
 T = TypeVar("T")
 
 CALLS_MIN = 5
 """The breaker does not open after fewer calls than this within the window."""
+
+
+class HeldBack(SystemError_):
+    """A call was not made, because the breaker is open and the call is one that does not wait."""
+
+    default_code = "E0615"
 
 
 class Opened(Struct, frozen=True):
@@ -97,14 +103,15 @@ class CircuitBreaker:
         step: str = "",
         timed: bool = True,
         is_counted: Callable[[], bool] = lambda: True,
+        waits: bool = True,
     ) -> T:
         """Make the call as soon as the breaker allows it; returns or raises what `call` does.
 
         step: whose call it is. timed: a slow call counts; False for calls that wait for new rows. is_counted: asked after
         the call; False where it did not reach the system, and so says nothing of it. An error that is worth retrying
-        always counts.
+        always counts. waits: False for a call that raises HeldBack where others wait.
         """
-        trial = await self._admitted()
+        trial = await self._admitted(step, waits)
         try:
             started = self._clock()
             try:
@@ -123,13 +130,16 @@ class CircuitBreaker:
                 self._trying -= 1
             self._wake()
 
-    async def _admitted(self) -> int | None:
+    async def _admitted(self, step: str, waits: bool) -> int | None:
         """Wait until a call may be made. Returns for a trial call which opening it is a trial of, else None."""
         while self._open_until is not None:
             remaining_s = self._open_until - self._clock()
+            is_tried = self._trying + self._succeeded < self._trials
+            if not waits and (remaining_s > 0 or not is_tried):
+                raise HeldBack(f"the circuit breaker of step '{step}' is open", step=step)
             if remaining_s > 0:
                 await self._sleep(remaining_s)
-            elif self._trying + self._succeeded >= self._trials:
+            elif not is_tried:
                 await self._changed.wait()
             else:
                 self._trying += 1

@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
 T = TypeVar("T")
+Fallback = Literal["dead_letter", "stale"]
 
 AFTER_MAX_S = 300.0
 """The longest wait that a system may ask for. If it asks for more, the error is final."""
@@ -47,7 +48,7 @@ class Retried(Struct, frozen=True):
 class Retrying:
     """The policy of one step, for its calls.
 
-    breaker: each attempt goes through it. on_retry: called before each retry. sleep and chance: the wait
+    breaker: each attempt goes through it. fallback: what the step does while it is open. on_retry: called before each retry. sleep and chance: the wait
     of the clock and a random number in [0, 1); tests replace them. A system that says when to retry
     (`retry_after_s`) gets the default policy if the step has none.
     """
@@ -59,11 +60,13 @@ class Retrying:
         *,
         breaker: CircuitBreaker | None = None,
         on_retry: Callable[[Retried], None] | None = None,
+        fallback: Fallback | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.step, self.policy, self._breaker = step, policy, breaker
         self._on_retry, self._sleep, self._chance = on_retry, sleep, chance
+        self.fallback = fallback
 
     async def call(
         self,
@@ -72,18 +75,19 @@ class Retrying:
         *,
         timed: bool = True,
         is_counted: Callable[[], bool] = lambda: True,
+        waits: bool = True,
     ) -> T:
         """Make a call until it succeeds or the attempts are used up; returns its result. `attempt` must
         be safe to call again after it raised. progress: a number that grows with each step forward; only
-        attempts without progress are counted. timed and is_counted: see `CircuitBreaker.call`."""
+        attempts without progress are counted. timed, is_counted and waits: see
+        `CircuitBreaker.call`."""
         if injected_faults.ACTIVE is not None:
             attempt = injected_faults.ACTIVE.calling(attempt, self.step)
         if LIVE.get() is not None:
             attempt = called(f"call {self.step}", attempt, {"step": self.step})
         if self._breaker is not None:
-            attempt = partial(
-                self._breaker.call, attempt, step=self.step, timed=timed, is_counted=is_counted
-            )
+            call = partial(self._breaker.call, attempt, step=self.step)
+            attempt = partial(call, timed=timed, is_counted=is_counted, waits=waits)
         try:
             return await attempt()
         except DataFlareError as error:
@@ -212,9 +216,10 @@ class Retries:
         on_retry: Callable[[Retried], None] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         breakers: Mapping[str, CircuitBreaker] | None = None,
+        fallbacks: Mapping[str, Fallback] | None = None,
     ) -> None:
         self._policies, self._on_retry, self._sleep = policies or {}, on_retry, sleep
-        self._breakers = breakers or {}
+        self._breakers, self._fallbacks = breakers or {}, fallbacks or {}
 
     def add(self, policies: Mapping[str, RetryPolicy | None]) -> None:
         """Steps that came while the run goes on."""
@@ -226,5 +231,6 @@ class Retries:
             self._policies.get(step),
             breaker=self._breakers.get(step),
             on_retry=self._on_retry,
+            fallback=self._fallbacks.get(step),
             sleep=self._sleep,
         )

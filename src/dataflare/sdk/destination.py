@@ -34,6 +34,8 @@ from dataflare.sdk.places import Target as Target
 ConfigClass = type[BaseModel]
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from dataflare.model.batch import SharedDataBatch
 
 
@@ -64,6 +66,7 @@ class DestinationCapabilities(Struct, frozen=True):
     truncates: it takes a TRUNCATE of its changelog: it deletes all rows, has it as a row, or leaves it out as it does
     deletes. Not with several writers by key.
     parts_keys: an update that changes the key of its rows comes as a delete and an insert, where the key is known.
+    hands_back: it sends rows as they come, and its writers have `hand_back`.
     local: `validate` needs no network, so `dataflare validate` may ask."""
 
     delivery: Delivery
@@ -80,6 +83,7 @@ class DestinationCapabilities(Struct, frozen=True):
     truncates: bool = False
     parts_keys: bool = False
     keeps_unchanged: bool = False
+    hands_back: bool = False
     local: bool = False
 
 
@@ -318,6 +322,11 @@ class Writer(ABC):
         out (`on_error` skip or dead_letter, `DestinationContext.sift`); else `write_batch` or
         `prepare` raises for the first of them.
         """
+        return ()
+
+    def hand_back(self) -> Sequence[pl.DataFrame]:
+        """Give back the rows that the system has not taken, in their order, and forget them. Of destinations with
+        `hands_back`; called after a call that failed, whose batch is among them."""
         return ()
 
     def note_left_out(self, rows: Mapping[str, int]) -> None:

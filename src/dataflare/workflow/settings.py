@@ -173,6 +173,11 @@ class CircuitBreaker(_Model):
     trial_calls: int = Field(
         default=1, ge=1, description="so many calls must succeed before all are made again"
     )
+    fallback: Literal["dead_letter", "stale"] | None = Field(
+        default=None,
+        description="what is done instead of waiting: dead_letter, of a destination that sends rows as they come: they "
+        "become dead letters; stale, of a lookup with a cache: answers older than its ttl are used",
+    )
 
     @model_validator(mode="after")
     def _slow_is_said(self) -> CircuitBreaker:
@@ -315,6 +320,13 @@ class Settings(_Model):
         if name is not None and name.startswith(RESERVED):
             raise ValueError(f"names that begin with '{RESERVED}' are reserved")
         return name
+
+    @model_validator(mode="after")
+    def _fallback_of_a_step(self) -> Settings:
+        breaker = self.error_handling.circuit_breaker
+        if breaker is not None and breaker.fallback is not None:
+            raise ValueError("'fallback' belongs in the 'error_handling' of one step")
+        return self
 
     @property
     def widens_types(self) -> bool:

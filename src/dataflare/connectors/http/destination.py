@@ -64,7 +64,9 @@ hook:
             reason = "requests are sent at checkpoints, and again after a crash with the same key"
             return DestinationCapabilities(Delivery.IDEMPOTENT, reason, at_commit=True)
         return DestinationCapabilities(
-            Delivery.REPEATING, "requests are sent immediately, and again after a crash"
+            Delivery.REPEATING,
+            "requests are sent immediately, and again after a crash",
+            hands_back=True,
         )
 
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
@@ -172,6 +174,12 @@ class WebhookWriter(Writer):
         await self.flush()
         refused, self._refused = self._refused, []
         return refused
+
+    def hand_back(self) -> Sequence[pl.DataFrame]:
+        frames = [*(rows for rows, _ in self._requests), *self._frames]
+        self._requests.clear()
+        self._frames, self._rows, self._last_batch = [], 0, None
+        return frames
 
     def _cut(self, *, whole_only: bool) -> None:
         """Make requests from the buffered rows."""
