@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ destinations:
 BARS = {"start_s": 10.0, "rss_mb": 1024.0, "p99_ms": 30.0}
 
 
-def register_started(begun: list[float]) -> None:
+def register_started(begun: list[float], clock: Callable[[], float] = time.perf_counter) -> None:
     """Make `started` known: a destination that notes when its first rows came."""
     from pydantic import BaseModel
 
@@ -56,7 +57,7 @@ def register_started(begun: list[float]) -> None:
         async def write_batch(self, batch: Any) -> WriteStats:
             if self.first:
                 self.first = False
-                begun.append(time.perf_counter())
+                begun.append(clock())
             return WriteStats(batch.num_rows)
 
     class NoConfig(BaseModel):

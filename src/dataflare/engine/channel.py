@@ -80,11 +80,13 @@ class Channel:
     cancelled: its reader needs no more rows. on_cancel: what its writer does then.
     """
 
+    __slots__ = ("cancelled", "inbox", "number", "on_cancel", "queued_rows")
+
     def __init__(self, inbox: Inbox, number: int) -> None:
         self.inbox, self.number = inbox, number
         self.queued_rows = 0
         self.cancelled = False
-        self.on_cancel: Callable[[], None] = lambda: None
+        self.on_cancel: Callable[[], None] = _nothing
 
     async def send(self, batch: SharedDataBatch) -> None:
         """Hand a batch over in place if the reader waits for it. Else put it in, as soon as there is credit for it."""
@@ -95,11 +97,16 @@ class Channel:
             await self.inbox.credit(self, batch)
         if not self.cancelled:
             self.queued_rows += batch.num_rows
+            self.inbox.queued_rows += batch.num_rows
             self.inbox.put(self.number, batch)
 
     def put(self, mark: Mark) -> None:
         """Put a mark in."""
         self.inbox.put(self.number, mark)
+
+
+def _nothing() -> None:
+    """What a writer does that goes on in any case."""
 
 
 class Inbox:
@@ -109,6 +116,7 @@ class Inbox:
         self.task = task
         self.gate = GateState()
         self.channels: list[Channel] = []
+        self.queued_rows = 0
         self._controller = controller
         self._budget = budget
         self.receiver: Receiver | None = None
@@ -122,10 +130,6 @@ class Inbox:
         channel = Channel(self, self.gate.add(port, origins))
         self.channels.append(channel)
         return channel
-
-    @property
-    def queued_rows(self) -> int:
-        return sum(channel.queued_rows for channel in self.channels)
 
     def put(self, number: int, message: SharedDataBatch | Mark) -> None:
         self.gate.put(number, message)
@@ -218,6 +222,7 @@ class Inbox:
 
     def _returned(self, channel: Channel, batch: SharedDataBatch) -> None:
         channel.queued_rows -= batch.num_rows
+        self.queued_rows -= batch.num_rows
         self._budget.add(-batch.num_bytes)
         self._credit.set()
 

@@ -20,7 +20,7 @@ from dataflare.checkpoint.store import Storage
 from dataflare.engine.asked_tables import AskedTable, open_asked
 from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.batcher import AdaptiveBatcher
-from dataflare.engine.channel import Inbox, MemoryBudget
+from dataflare.engine.channel import Channel, Inbox, MemoryBudget
 from dataflare.engine.clocks import Drift
 from dataflare.engine.computing import hash_text
 from dataflare.engine.coordinator import Identity
@@ -84,9 +84,15 @@ def deployed(
             outlets.setdefault(sender, []).append(
                 Outlet(edge.id, edge.exchange, edge.keys, tuple(targets))
             )
+            # One object for all receivers: a plan may have a million channels.
+            inlet = Inlet(edge.id, sender, edge.port)
             for target in targets:
-                inlets.setdefault(target, []).append(Inlet(edge.id, sender, edge.port))
+                inlets.setdefault(target, []).append(inlet)
     origins = _origins(names.values(), inlets)
+    known = {
+        inlet: replace(inlet, origins=origins[inlet.sender])
+        for inlet in dict.fromkeys(chain.from_iterable(inlets.values()))
+    }
     specs = []
     for stage in plan.stages:
         state: Sequence[OperatorSnapshot] = ()
@@ -105,9 +111,7 @@ def deployed(
                     name,
                     stage,
                     subtask,
-                    tuple(
-                        replace(each, origins=origins[each.sender]) for each in inlets.get(name, ())
-                    ),
+                    tuple(known[each] for each in inlets.get(name, ())),
                     tuple(outlets.get(name, ())),
                     restored,
                     tuple(state),
@@ -122,11 +126,15 @@ def _origins(
 ) -> dict[str, frozenset[str]]:
     """By task, the tasks without inputs that its rows come from."""
     found: dict[str, frozenset[str]] = {}
+    # Behind an exchange all tasks of a stage have the same senders.
+    of_senders: dict[tuple[str, ...], frozenset[str]] = {}
 
     def of(task: str) -> frozenset[str]:
         if task not in found:
-            senders = [inlet.sender for inlet in inlets.get(task, ())]
-            found[task] = frozenset().union(*map(of, senders)) if senders else frozenset([task])
+            senders = tuple(inlet.sender for inlet in inlets.get(task, ()))
+            if senders not in of_senders:
+                of_senders[senders] = frozenset[str]().union(*map(of, senders))
+            found[task] = of_senders[senders] or frozenset([task])
         return found[task]
 
     for task in chain.from_iterable(names):
@@ -228,20 +236,20 @@ class Worker:
 
     def _outputs(self) -> dict[str, list[Output]]:
         """By task, its channels to every task it may send to."""
-        channels = {
-            (inlet.edge, inlet.sender, spec.task): self._inboxes[spec.task].channel(
-                inlet.port, inlet.origins
-            )
-            for spec in self._specs
-            for inlet in spec.inlets
-        }
+        # By edge and sender; the tasks of a stage come in the order of the outlets' tasks.
+        channels: dict[tuple[int, str], list[Channel]] = {}
+        for spec in self._specs:
+            inbox = self._inboxes[spec.task]
+            for inlet in spec.inlets:
+                channel = inbox.channel(inlet.port, inlet.origins)
+                channels.setdefault((inlet.edge, inlet.sender), []).append(channel)
         return {
             spec.task: [
                 Output(
                     outlet.edge,
                     outlet.exchange,
                     outlet.keys,
-                    tuple(channels[outlet.edge, spec.task, task] for task in outlet.tasks),
+                    tuple(channels.pop((outlet.edge, spec.task))),
                 )
                 for outlet in spec.outlets
             ]
