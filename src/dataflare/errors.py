@@ -75,7 +75,7 @@ class DataFlareError(Exception):
     """The base class. Its attributes are the parts of the error block.
 
     retry_after_s: after how long to retry, if the system said so. more_spots: other places of the same
-    error.
+    error. is_of_row: whether one row that failed is the reason.
     """
 
     default_code = "E0900"
@@ -95,6 +95,7 @@ class DataFlareError(Exception):
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
+        self.is_of_row = False
         self.message = message
         self.code = code or self.default_code
         self.step = step

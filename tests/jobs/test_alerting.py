@@ -194,3 +194,51 @@ def test_a_killed_run_has_told_what_fires_and_the_next_one_resolves_it(tmp_path:
         ended = subprocess.run([*command, "--fresh"], cwd=tmp_path, check=False)
         assert ended.returncode == 0
         assert told(server)[1:] == [("rows > 10", "resolved")]
+
+
+ENDED = """\
+name: ended
+sources: {rows: {type: inline, config: {rows: [{x: "1"}, {x: PRIVATE}]}}}
+transformations:
+  cast: {type: map, inputs: [rows], config: {cast: {x: int64}}}
+  hide: {type: mask, inputs: [cast], config: {columns: {x: redact}}}
+destinations: {out: {type: blackhole, inputs: [LAST]}}
+notifiers:
+  ops: {type: webhook, url: URL}
+alerts:
+  - {when: failed, notify: ops}
+  - {when: "errors > 0", notify: ops}
+"""
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_run_that_a_row_ends_tells_which_error_it_was_and_counts_the_row(
+    tmp_path: Path, *, masks: bool
+) -> None:
+    text = ENDED.replace("LAST", "hide" if masks else "cast")
+    if not masks:
+        text = "\n".join(line for line in text.splitlines() if "hide:" not in line)
+    with http_server(lambda _: Answer(status=204)) as server:
+        workflow = load_text(text.replace("URL", server.url), base=tmp_path)
+        result = run(workflow, RunOptions(tmp_path / "home"))
+        failed, errors = [asked.json() for asked in server.asked]
+    assert result.error is not None
+    assert (result.status, result.steps["cast"]["errors"]) == ("failed", 1)
+    assert errors["message"] == "errors is 1 (errors > 0)"
+    begin = f"the run failed: {result.error.code} in step 'cast'"
+    assert failed["step"] == "cast"
+    if masks:
+        assert failed["message"] == (
+            f"{begin} (its message is not told, because the workflow masks columns)"
+        )
+    else:
+        assert failed["message"].startswith(f"{begin}: ")
+        assert failed["message"].endswith(result.error.message.removeprefix("step 'cast': "))
+    assert "PRIVATE" not in failed["message"]
+
+
+def test_too_few_rows_of_a_run_without_an_end_is_warned_of(tmp_path: Path) -> None:
+    text = STREAM.replace("rows > 10", "rows < 1000000").replace("URL", "http://127.0.0.1:9")
+    result = done(text, tmp_path, for_s=0.1)
+    (warning,) = [each for each in result.warnings if "alert" in each]
+    assert "this one has no end: add 'in 10m' to 'rows < 1000000'" in warning

@@ -12,6 +12,7 @@ from dataflare.observability.measures import MEASURES
 from dataflare.observability.times import Histogram, Spent
 from dataflare.observability.view import (
     CheckpointView,
+    ErrorView,
     ProcessView,
     RunView,
     StageView,
@@ -169,7 +170,46 @@ def test_what_fires_at_the_end_of_a_run_is_known_to_the_next() -> None:
 def test_an_alert_of_a_run_that_failed() -> None:
     alerts = Alerts([rule("failed")])
     assert not looked(alerts, view(0), view(1))
-    assert [event.message for event in alerts.end(view(2, "failed"))] == ["failed (failed)"]
+    failed = view(2, "failed")
+    failed.failure = ErrorView("E0501", "orders", "E0501 in step 'orders': a.csv line 3: no number")
+    (event,) = alerts.end(failed)
+    assert event.message == "the run failed: E0501 in step 'orders': a.csv line 3: no number"
+    assert event.step == "orders"
+
+
+def test_a_breaker_is_told_in_words() -> None:
+    alerts = Alerts([rule("breaker_open for 1s")])
+    looks = [view(at, db={"is_held_back": True}) for at in (0, 1)]
+    (event,) = [event for run in looks for event in alerts.look(run)]
+    assert event.message == "the circuit breaker of db holds calls back (breaker_open for 1s)"
+
+
+@pytest.mark.parametrize("when", ["rows < 1000", "rows <= 999", "rows == 0", "rows != 1000"])
+def test_too_few_rows_are_judged_when_the_run_has_finished(when: str) -> None:
+    def run(at_s: float, rows: int, status: str = "running") -> RunView:
+        return view(at_s, status, a={"rows_out": rows})
+
+    good, bad = run(9, 1000, "finished"), run(9, 0, "finished")
+    alerts = Alerts([rule(when)])
+    assert not looked(alerts, *(run(at, at * 100) for at in range(10)))
+    assert not alerts.end(good)
+    short = Alerts([rule(when)])
+    assert not looked(short, run(1, 0))
+    assert [event.status for event in short.end(bad)] == ["firing"]
+    assert not Alerts([rule(when)]).end(run(9, 0, "failed")), "its rows are not all"
+    # It fires until a run that has finished has enough.
+    (kept,) = short.firing()
+    next_run = Alerts(short.rules, [kept])
+    assert not looked(next_run, *(run(at, 0) for at in range(0, 300, 10)))
+    assert not next_run.end(bad)
+    assert [event.status for event in Alerts(short.rules, [kept]).end(good)] == ["resolved"]
+
+
+def test_a_run_that_was_too_short_is_judged_at_its_end() -> None:
+    alerts = Alerts([rule("elapsed < 10s")])
+    assert not looked(alerts, view(0), view(5))
+    assert [event.status for event in alerts.end(view(6, "finished"))] == ["firing"]
+    assert len(alerts.firing()) == 1
 
 
 def test_a_run_without_any_checkpoint_has_an_old_one() -> None:
@@ -183,7 +223,7 @@ def test_a_run_without_any_checkpoint_has_an_old_one() -> None:
 @pytest.mark.parametrize("name", MEASURES)
 def test_every_measure_can_be_compared_and_shown(name: str) -> None:
     measure = MEASURES[name]
-    value = {"duration": "1ms", "size": "1KiB", "share": "1%", "flag": "true"}.get(measure.unit, "0.05")  # fmt: skip
+    value = {"duration": "1ms", "size": "1KiB", "share": "1%"}.get(measure.unit, "0.05")  # fmt: skip
     facts: dict[str, Any] = {
         "rows_out": 9, "errors": 9, "dead_letters": 9, "late": 9, "retries": 9, "held_back": 9,
         "is_held_back": True, "kept_bytes": 1 << 40,
@@ -200,6 +240,8 @@ def test_every_measure_can_be_compared_and_shown(name: str) -> None:
     runs[0].stages = [StageView("a", "source", ("a",))]
     runs[1].process.open_files = 9
     runs[1].checkpoints = CheckpointView(failed=9, last_s=9.0)
-    alerts = Alerts([rule(f"{name} >= {value}")])
+    is_flag = measure.unit == "flag"
+    alerts = Alerts([rule(name if is_flag else f"{name} >= {value}")])
     (event,) = [event for run in runs for event in alerts.look(run)]
-    assert event.message.startswith(name.replace("_", " "))
+    begin = {"failed": "the run failed", "breaker_open": "the circuit breaker of a"}
+    assert event.message.startswith(begin.get(name, name.replace("_", " ")))

@@ -61,6 +61,16 @@ def test_secrets_are_shown_nowhere() -> None:
 
 
 CASES = {
+    "a comparison with what stands alone": (
+        'alerts: [{when: "failed > 1"}]',
+        """\
+error[E0105]: 'when' in an alert: 'failed' is true or false and stands alone, without '>'
+ --> w.yaml:4:17
+  |
+4 | alerts: [{when: "failed > 1"}]
+  |                 ^^^^^^^^^^^^
+""",
+    ),
     "a measure that does not exist": (
         'alerts: [{when: "lagg > 5m"}]',
         """\
@@ -177,7 +187,10 @@ WRONG = [
     ("errors > 5 in 0s", "above 0"),
     ("errors > -5", "a number such as 100"),
     ("busy > 200%", "at most 100%"),
-    ("breaker_open == 2x", "true or false"),
+    ("breaker_open == 2x", "'breaker_open' is true or false and stands alone, without '=='"),
+    ("failed > 1", "stands alone"),
+    ("failed == true for 1m", "stands alone"),
+    ("rows < 1000 for 1m", "judged once, when a run has finished: add 'in 10m'"),
     ("lag > 5m and errors > 3", "a duration"),
 ]
 

@@ -175,11 +175,21 @@ class JobMetrics:
         self.times = JobTimes()
         self.checkpoints = CheckpointView()
         self._undone: dict[str, StepMetrics] = {}
+        self._ended_by: str | None = None
 
     @property
     def steps(self) -> dict[str, StepMetrics]:
         """The counts by step as they are now, rows on their way included."""
-        return self._sum(task.counts for task in self._tasks)
+        return self._with_end(self._sum(task.counts for task in self._tasks))
+
+    def end_by_row(self, step: str) -> None:
+        """A row that failed in this step has ended the run. It is counted, whatever else is taken back."""
+        self._ended_by = step
+
+    def _with_end(self, total: dict[str, StepMetrics]) -> dict[str, StepMetrics]:
+        if self._ended_by in total:
+            total[self._ended_by].errors += 1
+        return total
 
     def add_steps(self, others: JobMetrics) -> None:
         """Steps that came while the run goes on."""
@@ -206,6 +216,9 @@ class JobMetrics:
     @property
     def processed(self) -> dict[str, StepMetrics]:
         """The counts by step of all attempts, also of what failed and was done again. They only grow."""
+        return self._with_end(self._processed())
+
+    def _processed(self) -> dict[str, StepMetrics]:
         return self._sum([*(task.counts for task in self._tasks), self._undone])
 
     def publish(self, epoch: int) -> None:
@@ -253,7 +266,8 @@ class JobMetrics:
     def rewind(self, keep: Collection[str] = ()) -> None:
         """An attempt has ended: forget what it did not commit. keep: the steps whose rows are outside
         as soon as they are written."""
-        kept = {name: step for name, step in self.steps.items() if name in keep}
+        now = self._sum(task.counts for task in self._tasks)
+        kept = {name: step for name, step in now.items() if name in keep}
         self._go_back({name: step.copy() for name, step in (self._committed | kept).items()})
 
     def start_over(self) -> None:
@@ -262,7 +276,7 @@ class JobMetrics:
         self._go_back({})
 
     def _go_back(self, base: dict[str, StepMetrics]) -> None:
-        processed = self.processed
+        processed = self._processed()
         self._undone = {
             name: step.less(base[name]) if name in base else step
             for name, step in processed.items()

@@ -172,13 +172,15 @@ class RowErrors:
         policy = policy or self.policy(step)
         if bad and policy == "fail":
             first = bad[0]
-            raise DataError(
+            unread = DataError(
                 f"step '{step}': {first.place}: {first.message}",
                 code=first.code,
                 step=step,
                 notes=[f"the row: {first.raw[:200]}"] if first.raw else [],
                 help=_unread_help(first.code, self.options.get(step, ()), step),
             )
+            unread.is_of_row = True
+            raise unread
         if policy == "dead_letter" and len(bad):
             rows = BadRows.of(bad).frame
             known = "neighbours" in rows.columns
@@ -220,6 +222,7 @@ class RowErrors:
             return call.run(frame)
         except DataError as error:
             if self.policy(call.step) == "fail" or not is_of_rows(error):
+                error.is_of_row = is_of_rows(error)
                 raise
             if frame.height == 1:
                 outcome.count_errors(call.step, 1)
@@ -320,13 +323,15 @@ def _error(
 ) -> DataFlareError:
     where = f" ({place})" if place else ""
     shown = ", ".join(f"{name}={_shown(value)}" for name, value in row.items())
-    return DataError(
+    error = DataError(
         f"step '{step}': {message}{where}",
         code=code,
         step=step,
         notes=[f"the row: {shown[:400]}"],
         help=_HELP.get(kind, _GUARD),
     )
+    error.is_of_row = True
+    return error
 
 
 def _shown(value: Any) -> str:

@@ -80,6 +80,12 @@ class _Alerting:
             watch.warn(
                 [f"alerts notify {names}, and the workflow has no 'notifiers': they are only shown"]
             )
+        endless = watch.plan is not None and not watch.plan.stages.bounded
+        watch.warn(
+            f"alert '{rule.name}' is judged when a run has finished, and this one has no end: add 'in 10m' to '{rule.condition.text}'"
+            for rule in workflow.alerts
+            if endless and rule.condition.is_of_whole_run
+        )
         for rule in workflow.alerts:  # what a killed run could not tell any more
             fired = watch.alerts.fired_of(rule)
             if fired is not None and set(rule.notify) - {*fired.told}:

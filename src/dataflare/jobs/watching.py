@@ -24,7 +24,7 @@ from dataflare.observability.alerts import Alerts, Event
 from dataflare.observability.bottleneck import bottleneck
 from dataflare.observability.logs import RunLogger
 from dataflare.observability.resources import this_process
-from dataflare.observability.view import CheckpointView, RunView, StepView
+from dataflare.observability.view import CheckpointView, ErrorView, RunView, StepView
 from dataflare.planner import Plan
 from dataflare.planner.dead_letters import error_handling
 from dataflare.planner.retries import retry_policies
@@ -156,6 +156,9 @@ class Watch:
     def ended(self, status: str, error: DataFlareError | None) -> None:
         """Write into the log how the run ended."""
         self.status, self.error = status, error
+        # A destination says by this code that its system refuses a row.
+        if error is not None and error.step and (error.is_of_row or error.code == "E0510"):
+            self.metrics.end_by_row(error.step)
         text = f"{status} after {self.elapsed_s:.1f} s"
         if error is None:
             self.log.log("info", "run", text)
@@ -264,6 +267,7 @@ class Watch:
             warnings=list(self.warnings),
             message=self.message,
             file=str(self.workflow.file.absolute()) if self.workflow.file else None,
+            failure=self._why(),
         )
         if self.attempt is not None:
             view.bounded = self.attempt.plan.bounded
@@ -272,6 +276,19 @@ class Watch:
             view.bounded = self._last.bounded
             view.stages, view.edges = self._last.stages, self._last.edges
         return view
+
+    def _why(self) -> ErrorView | None:
+        error = self.error
+        if error is None:
+            return None
+        named = f"{error.code} in step '{error.step}'" if error.step else error.code
+        if any(step.type == "mask" for step in self.workflow.transformations.values()):
+            # A value may stand in the message of any system.
+            text = f"{named} (its message is not told, because the workflow masks columns)"
+        else:
+            message = from_here(error.message).removeprefix(f"step '{error.step}': ")
+            text = self.redacted(f"{named}: {message}")
+        return ErrorView(error.code, error.step, text)
 
     def who_is_slow(self) -> tuple[dict[str, dict[str, float]], str | None]:
         """By stage, the seconds of its tasks; and which of them set the pace."""

@@ -79,7 +79,7 @@ class _State:
             return self._resolved(run) if is_end and self._ends_with_run() else None
         if judged.is_met:
             self.quiet_s = None
-            self.last = self.rule.condition.in_words(judged.value, judged.step)
+            self.last = self.rule.condition.in_words(judged.value, judged.step, run.failure)
             if self.fired is not None:
                 self.is_carried = False
                 self.fired.message, self.fired.value = self.last, judged.value
@@ -122,7 +122,9 @@ class _State:
 
     def _ends_with_run(self) -> bool:
         """Whether what fires is over when the run has finished: what counts since its begin is not."""
-        return self.fired is not None and not self.rule.condition.measure.grows
+        condition = self.rule.condition
+        lasts = condition.measure.grows or condition.is_of_whole_run
+        return self.fired is not None and not lasts
 
 
 class Alerts:

@@ -24,7 +24,7 @@ from dataflare.observability.measures import (
     counted_once,
     shown,
 )
-from dataflare.observability.view import RunView
+from dataflare.observability.view import ErrorView, RunView
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -66,15 +66,23 @@ class Condition(Struct, frozen=True):
         return _OPERATORS[self.operator](value, self.limit)
 
     @property
+    def is_of_whole_run(self) -> bool:
+        """Whether it is judged once, when the run has finished: at its begin everything that grows is small."""
+        grows = self.measure.grows or self.measure_name == "elapsed"
+        return grows and self.window_s is None and self.operator not in (">", ">=")
+
+    @property
     def looks_for_little(self) -> bool:
         return self.operator in ("<", "<=")
 
-    def in_words(self, value: float, step: str) -> str:
-        """`lag of orders is 7 min 3 s (lag > 5m)`."""
-        name = self.measure.name.replace("_", " ")
+    def in_words(self, value: float, step: str, error: ErrorView | None = None) -> str:
+        """`lag of orders is 7 min 3 s (lag > 5m)`. error: that ended the run."""
+        if self.measure_name == "failed":
+            return f"the run failed: {error.message}" if error is not None else "the run failed"
         of = f" of {step}" if step else ""
         if self.measure.unit == "flag":
-            return f"{name}{of} ({self.text})" if self.holds(value) else f"not {name}{of}"
+            return f"the circuit breaker{of} holds calls back ({self.text})"
+        name = self.measure.name.replace("_", " ")
         return f"{name}{of} is {shown(value, self.measure.unit)} ({self.text})"
 
 
@@ -101,6 +109,10 @@ def parse_condition(text: str) -> Condition:
         if measure.unit != "flag":
             raise ValueError(f"expected {EXPECTED}")
         return Condition(text.strip(), name, ">", 0.0, window_s, for_s)
+    if measure.unit == "flag":
+        raise ValueError(
+            f"'{name}' is true or false and stands alone, without '{found['operator']}'"
+        )
     limit = _value(found["value"], measure)
     return Condition(text.strip(), name, found["operator"], limit, window_s, for_s)
 
@@ -123,15 +135,13 @@ def _value(text: str, measure: Measure) -> float:
         except ValueError as error:
             needed = str(error).removeprefix("expected ")
             raise ValueError(f"'{name}' is compared with {needed}, not '{text}'") from None
-    if measure.unit == "flag" and text.lower() in ("true", "false"):
-        return float(text.lower() == "true")
     number, is_percent = text, False
     if measure.unit == "share" and text.endswith("%"):
         number, is_percent = text[:-1].rstrip(), True
     if measure.unit == "rate":
         number = re.sub(r"\s*/\s*s$", "", text)
     if _NUMBER.fullmatch(number) is None:
-        example = {"share": "90% or 0.9", "flag": "true or false"}.get(measure.unit, "100")
+        example = "90% or 0.9" if measure.unit == "share" else "100"
         raise ValueError(f"'{name}' is compared with a number such as {example}, not '{text}'")
     value = float(number) / (100 if is_percent else 1)
     if measure.unit == "share" and value > 1:
@@ -157,6 +167,8 @@ class Judge:
     def look(self, run: RunView) -> Judged | None:
         """None: it cannot be judged."""
         condition, measure = self._condition, self._condition.measure
+        if condition.is_of_whole_run and run.status != "finished":
+            return None
         raw = self._meant(run, measure.read(run))
         values = raw if condition.window_s is None else self._over(run.elapsed_s, raw)
         if self._step is None and measure.is_total:
@@ -169,7 +181,8 @@ class Judge:
         chosen = min if condition.looks_for_little else max
         met = {name: value for name, value in values.items() if condition.holds(value)}
         step = chosen(met or values, key=(met or values).__getitem__)
-        return Judged(bool(met), values[step], step)
+        named = run.failure.step if measure.name == "failed" and run.failure is not None else step
+        return Judged(bool(met), values[step], named or "")
 
     def _meant(self, run: RunView, read: Mapping[str, Any]) -> Mapping[str, Any]:
         """What was read of the step. Of a source of many tables it is said for each of them; of steps that run as one,

@@ -102,6 +102,14 @@ class AlertView(Struct):
     since: float | None = None
 
 
+class ErrorView(Struct):
+    """What ended a run. message: with its code and step, without secrets and values of masked columns."""
+
+    code: str
+    step: str | None
+    message: str
+
+
 class RunView(Struct):
     """status: starting, running, restarting, stopping, finished, failed, stopped. at and started: seconds since 1970. restarts:
     attempts after the first one. bounded: whether its input has an end. message: the last notice."""
@@ -123,6 +131,7 @@ class RunView(Struct):
     warnings: list[str] = field(default_factory=list)
     message: str | None = None
     file: str | None = None
+    failure: ErrorView | None = None
 
     def lag_s(self, step: str) -> float | None:
         """How far the event time of a step is behind the clock, seconds; None if it has none."""

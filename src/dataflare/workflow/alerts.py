@@ -60,6 +60,11 @@ class AlertRule(BaseModel):
     def _one_for(self) -> AlertRule:
         if self.for_ is not None and self.condition.for_s is not None:
             raise ValueError("'for' is also in 'when': give it once")
+        has_for = self.for_ is not None or self.condition.for_s is not None
+        if self.condition.is_of_whole_run and has_for:
+            raise ValueError(
+                "it is judged once, when a run has finished: add 'in 10m', or leave 'for' out"
+            )
         return self
 
     @property
