@@ -76,31 +76,31 @@ class Tap:
 
 
 class Taps:
-    """All looks at a run. Of its event loop."""
+    """All looks at a run. Of its event loop. by_edge: those that take rows of an edge."""
 
     def __init__(self) -> None:
-        self._by_edge: dict[int, list[Tap]] = {}
+        self.by_edge: dict[int, list[Tap]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._by_edge)
+        return bool(self.by_edge)
 
     def add(self, tap: Tap) -> None:
         for edge in tap.edges:
-            self._by_edge.setdefault(edge, []).append(tap)
+            self.by_edge.setdefault(edge, []).append(tap)
 
     def remove(self, tap: Tap) -> None:
         kept: Mapping[int, list[Tap]] = {
-            edge: [each for each in taps if each is not tap] for edge, taps in self._by_edge.items()
+            edge: [each for each in taps if each is not tap] for edge, taps in self.by_edge.items()
         }
-        self._by_edge = {edge: taps for edge, taps in kept.items() if taps}
+        self.by_edge = {edge: taps for edge, taps in kept.items() if taps}
 
     def take(self, edge: int, frame: pl.DataFrame) -> None:
         """Rows go over an edge."""
-        for tap in self._by_edge.get(edge, ()):
+        for tap in self.by_edge.get(edge, ()):
             tap.take(frame)
 
     def end(self) -> None:
         """The attempt has ended."""
-        for tap in {each for taps in self._by_edge.values() for each in taps}:
+        for tap in {each for taps in self.by_edge.values() for each in taps}:
             tap.end()
-        self._by_edge = {}
+        self.by_edge = {}

@@ -434,8 +434,8 @@ class Task:
             return
         outcome.apply(self.metrics)
         for edge, frame in outcome.frames:
-            if frame.height:
-                await self._send(edge, frame)
+            if rows := frame.height:
+                await self._send(edge, frame, rows)
         if outcome.failed:
             await self.send_letters(outcome.failed)
 
@@ -446,18 +446,19 @@ class Task:
             by_edge.setdefault(self._letter_edges[part["step"][0]], []).append(part)
         for edge, parts in by_edge.items():
             rows = sum(part.height for part in parts)
-            await self._send(edge, await self.pool.run(rows, self._letters, parts))
+            letters = await self.pool.run(rows, self._letters, parts)
+            await self._send(edge, letters, letters.height)
 
-    async def _send(self, edge: int, frame: pl.DataFrame) -> None:
+    async def _send(self, edge: int, frame: pl.DataFrame, rows: int) -> None:
         output = self._outputs[edge]
         channels = output.channels
-        self.rows_sent[edge] = self.rows_sent.get(edge, 0) + frame.height
+        self.rows_sent[edge] = self.rows_sent.get(edge, 0) + rows
         parts: Sequence[pl.DataFrame] = [frame]
         if len(channels) > 1:
             parts = await self.pool.run(
-                frame.height, split_by_key, frame, output.keys, len(channels)
+                rows, split_by_key, frame, output.keys, len(channels)
             )
-        if self.taps:
+        if self.taps is not None and self.taps.by_edge:
             self.taps.take(edge, frame)
         traced = None if self.trace is None else self.trace.sent(output.exchange)
         self.clock.enter(Doing.BLOCKED)
