@@ -455,9 +455,7 @@ class Task:
         self.rows_sent[edge] = self.rows_sent.get(edge, 0) + rows
         parts: Sequence[pl.DataFrame] = [frame]
         if len(channels) > 1:
-            parts = await self.pool.run(
-                rows, split_by_key, frame, output.keys, len(channels)
-            )
+            parts = await self.pool.run(rows, split_by_key, frame, output.keys, len(channels))
         if self.taps is not None and self.taps.by_edge:
             self.taps.take(edge, frame)
         traced = None if self.trace is None else self.trace.sent(output.exchange)
