@@ -261,7 +261,45 @@ def test_a_run_does_not_fail_where_its_course_cannot_be_written(tmp_path: Path):
     (tmp_path / "home" / "rows" / recording.FOLDER).write_text("a file")
     wf = Workflow("rows", base=tmp_path)
     wf.frame("rows", pl.DataFrame({"id": [1]})).to("out", "blackhole")
-    assert wf.run(home=tmp_path / "home").status == "finished"
+    outcome = wf.run(home=tmp_path / "home")
+    assert outcome.status == "finished"
+    told = [each for each in outcome.warnings if each.startswith("the course of this run is not kept: ")]  # fmt: skip
+    assert len(told) == 1
+
+
+FAILING_ROWS = """\
+name: shop
+settings: {error_handling: {on_error: dead_letter}}
+sources: {rows: {type: inline, config: {rows: [{id: 1, email: bob@example.com}]}}}
+transformations:
+  hidden: {type: mask, inputs: [rows], config: {columns: {email: redact}}}
+  bad: {type: map, inputs: [rows], config: {derive: {n: "cast(email as int64)"}}}
+  newest: {type: aggregate, inputs: [rows], config: {emit: updates, group_by: [id], measures: {last: "max(email)"}}}
+destinations:
+  a: {type: blackhole, inputs: [hidden]}
+  b: {type: blackhole, inputs: [bad]}
+  c: {type: blackhole, inputs: [newest]}
+"""
+
+
+@pytest.mark.parametrize("course", ["kept", "gone", "cut"])
+def test_a_masked_value_is_hidden_whether_or_not_the_course_is_kept(tmp_path: Path, course: str):
+    (tmp_path / "shop.yaml").write_text(FAILING_ROWS)
+    assert "course" not in dataflare(tmp_path, "run", "shop.yaml")
+    (file,) = (tmp_path / ".dataflare" / "shop" / recording.FOLDER).iterdir()
+    if course == "gone":
+        file.unlink()
+    elif course == "cut":
+        file.write_bytes(file.read_bytes()[:100])
+    texts = [dataflare(tmp_path, "report", "shop", *more) for more in ((), ("--html",), ("--json",))]  # fmt: skip
+    answer = json.loads(texts[2])
+    assert answer["values_shown"] is (course == "kept")
+    (failed,) = answer["failed"]
+    (example,) = failed["examples"]
+    assert example["row"] == {"id": 1 if course == "kept" else "***", "email": "***"}
+    assert not any("bob" in text for text in texts)
+    for text in texts[:2]:
+        assert ("which columns are masked is not kept" in text) is (course != "kept")
 
 
 def test_times_of_day_are_utc(shop: Path):

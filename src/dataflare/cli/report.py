@@ -120,11 +120,14 @@ def _as_json(made: Report) -> dict[str, object]:
             {"step": each.step, "code": each.code, "rows": each.rows, "examples": each.examples}
             for each in made.failed
         ],
+        "values_shown": made.shows_values,
         "view": found.view.to_json() if found else None,
     }
 
 
 def _print(made: Report) -> None:
+    from dataflare.jobs.report import VALUES_HIDDEN
+
     record = made.record
     took = human.span(made.duration_s or human.between(record.started_at, record.ended_at))
     terminal.print_heading(f"{record.workflow}  {record.run_id}  {record.status} after {took}")
@@ -142,6 +145,8 @@ def _print(made: Report) -> None:
     ]
     columns = ("step", "rows in", "rows out", "failed", "dead letters", "late")
     tables.print_table(columns, rows, right=columns[1:])
+    if made.failed and not made.shows_values:
+        print(VALUES_HIDDEN)
     for group in made.failed:
         letters = human.counted(group.rows, "dead letter")
         print(f"{group.step} {group.code}: {letters}, such as: {group.examples[0]['message']}")

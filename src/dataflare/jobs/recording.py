@@ -41,14 +41,14 @@ _WRITE_S, _WRITE_SHARE = 10.0, 20
 
 class Recorded(Struct, kw_only=True):
     """What the file of a run has. view: of its last moment. plan: as `plan --format json`; None where it is too large.
-    hidden: the columns whose values `mask` steps hide. letters: files and folders with its dead letters."""
+    hidden: the columns whose values `mask` steps hide; None where they are not known. letters: files and folders with its dead letters."""
 
     version: int = 1
     view: RunView
     course: Course
     plan: dict[str, Any] | None = None
-    hidden: list[str] = field(default_factory=list)
-    masks: bool = False
+    hidden: list[str] | None = None
+    masks: bool = True
     letters: list[str] = field(default_factory=list)
     slowest: str | None = None
     warnings: list[str] = field(default_factory=list)
@@ -74,6 +74,7 @@ class Recorder:
         self._noted: Plan | None = None
         self._writing: asyncio.Future[None] | None = None
         self._next_write_s = _WRITE_S
+        self._is_told = False
 
     def look(self) -> None:
         """Called a few times a second, on the loop of the run."""
@@ -84,7 +85,7 @@ class Recorder:
         self._sample(at_s)
         if at_s >= self._next_write_s and (self._writing is None or self._writing.done()):
             self._next_write_s = at_s + max(_WRITE_S, _WRITE_SHARE * self.course.every_s)
-            self._writing = asyncio.ensure_future(in_thread(self._write, self._record()))
+            self._writing = asyncio.ensure_future(self._kept(self._record()))
 
     async def note_schemas(self, plan: Plan) -> None:
         """Keep the schemas that the destinations are written with from now on."""
@@ -105,7 +106,15 @@ class Recorder:
         record = self._record()
         record.slowest, record.notes = result.slowest, [*result.notes]
         record.warnings = [*result.warnings]
-        await in_thread(self._write, record)
+        await self._kept(record)
+
+    async def _kept(self, record: Recorded) -> None:
+        """Write it. Warns where it could not be written, once in a run."""
+        failure = await in_thread(self._write, record)
+        if failure is not None and not self._is_told:
+            self._is_told = True
+            told = f"the course of this run is not kept: {failure}"
+            self._watch.warn([self._watch.redacted(told)])
 
     def _sample(self, at_s: float) -> None:
         watch = self._watch
@@ -131,15 +140,16 @@ class Recorder:
             warnings=[*self._watch.warnings],
         )
 
-    def _write(self, record: Recorded) -> None:
+    def _write(self, record: Recorded) -> str | None:
+        """Gives why it could not be written."""
         if self.folder is None:
-            return
+            return None
         try:
             name = f"{record.view.run_id}.json.gz"
             _keep(self.folder / FOLDER, name, self._encoded(record, self.folder))
         except Exception as error:  # a run goes on, whatever becomes of its report
-            text = f"the course of this run is not kept: {type(error).__name__}: {error}"
-            self._watch.log.log("warning", "run", text)
+            return f"{type(error).__name__}: {error}"
+        return None
 
     def _encoded(self, record: Recorded, folder: Path) -> bytes:
         plan = self._watch.plan
@@ -150,11 +160,11 @@ class Recorder:
         ]
         if plan is not None:
             record.hidden, record.masks = _hidden(plan)
-            # Texts of the file are of a class of their own, which orjson takes for texts.
             shown = orjson.dumps(plan.view(), option=orjson.OPT_NON_STR_KEYS)
             if len(shown) <= _PLAN_MAX:
                 record.plan = orjson.loads(shown)
-        return gzip.compress(msgspec.json.encode(redact_all(msgspec.to_builtins(record))), 5)
+        values = msgspec.to_builtins(record, enc_hook=_plain)
+        return gzip.compress(msgspec.json.encode(redact_all(values)), 5)
 
 
 def _keep(folder: Path, name: str, data: bytes) -> None:
@@ -166,6 +176,13 @@ def _keep(folder: Path, name: str, data: bytes) -> None:
     temporary.replace(folder / name)
     for old in sorted(folder.glob("[0-9A-Z]*.json.gz"))[:-_KEPT]:
         old.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> str:
+    """Texts of the workflow's file are of a class of their own."""
+    if isinstance(value, str):
+        return str(value)
+    raise NotImplementedError(f"a course has no {type(value).__name__}")
 
 
 def _hidden(plan: Plan) -> tuple[list[str], bool]:

@@ -4,7 +4,7 @@ It never connects to a system and never runs a workflow: it reads what `jobs.rec
 depends on the drawings of `planner.render`.
 """
 
-from dataflare.jobs.report.facts import Report, report_of
+from dataflare.jobs.report.facts import VALUES_HIDDEN, Report, report_of
 from dataflare.jobs.report.page import page
 
-__all__ = ["Report", "page", "report_of"]
+__all__ = ["VALUES_HIDDEN", "Report", "page", "report_of"]

@@ -1,7 +1,7 @@
 """What a report says, gathered from the files of a run.
 
 Always true: a value of a column that a `mask` step hides anywhere in the workflow is in no report, and neither is the text
-of a row that could not be read in such a workflow.
+of a row that could not be read in such a workflow. Where it is not known what is hidden, every value is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from dataflare.observability.times import Histogram
 from dataflare.sdk.messages.letters import RAW
 
 HIDDEN = "***"
+VALUES_HIDDEN = (
+    "The values of these rows are not shown: which columns are masked is not kept with this run."
+)
 EXAMPLES_MAX = 3
 _CELL_MAX = 200
 
@@ -43,6 +46,11 @@ class Report(Struct):
     record: RunRecord
     recorded: Recorded | None
     failed: list[Failed]
+
+    @property
+    def shows_values(self) -> bool:
+        """Whether it is known which columns are hidden. If not, examples have none of their values."""
+        return self.recorded is not None and self.recorded.hidden is not None
 
     @property
     def duration_s(self) -> float | None:
@@ -143,12 +151,12 @@ def report_of(folder: Path, record: RunRecord) -> Report:
     places = [Path(place) for place in found.letters] if found is not None else []
     box = LetterBox(folder, places)
     letters = [letter for letter in box.letters() if letter.run_id == record.run_id]
-    hidden = frozenset(found.hidden) if found is not None else frozenset[str]()
-    masks = found.masks if found is not None else True
+    hidden = None if found is None or found.hidden is None else frozenset(found.hidden)
+    masks = found is None or found.masks
     return Report(record, found, _failed(letters, hidden, masks=masks))
 
 
-def _failed(letters: Sequence[Letter], hidden: frozenset[str], *, masks: bool) -> list[Failed]:
+def _failed(letters: Sequence[Letter], hidden: frozenset[str] | None, *, masks: bool) -> list[Failed]:
     groups: dict[tuple[str, str], Failed] = {}
     for letter in letters:
         group = groups.setdefault((letter.step, letter.code), Failed(letter.step, letter.code))
@@ -158,9 +166,9 @@ def _failed(letters: Sequence[Letter], hidden: frozenset[str], *, masks: bool) -
     return [*groups.values()]
 
 
-def _example(letter: Letter, hidden: frozenset[str], *, masks: bool) -> dict[str, Any]:
-    """masks: the workflow hides columns, or it is not known whether it does."""
-    if masks and RAW in letter.row:
+def _example(letter: Letter, hidden: frozenset[str] | None, *, masks: bool) -> dict[str, Any]:
+    """hidden: None where it is not known. masks: the workflow hides columns."""
+    if hidden is None or (masks and RAW in letter.row):
         row: dict[str, Any] = dict.fromkeys(letter.row, HIDDEN)
         return {"message": f"{letter.code} ({HIDDEN})", "position": letter.position, "row": row}
     message = letter.message

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from dataflare.jobs.report import charts
-from dataflare.jobs.report.facts import Failed, Point, Report
+from dataflare.jobs.report.facts import VALUES_HIDDEN, Failed, Point, Report
 from dataflare.jobs.report.style import style_sheet
 from dataflare.model import human
 from dataflare.observability.times import Histogram
@@ -289,6 +289,8 @@ def _errors(report: Report) -> Iterator[str]:
             "another system, or they were deleted.</p></div>"
         )
         return
+    if not report.shows_values:
+        yield f'<p class="quiet">{VALUES_HIDDEN}</p>'
     yield f'<div class="panel">{"".join(_group(group, number == 0) for number, group in enumerate(report.failed))}</div>'
 
 
