@@ -16,10 +16,10 @@ from dataflare.planner.column_lineage import Origins, column_lineage
 from dataflare.workflow.load import load_text
 
 ORDERS = [
-    {"id": 1, "customer": 1, "amount": 10.0, "note": "a", "country": "DE"},
-    {"id": 2, "customer": 2, "amount": 20.0, "note": "b", "country": "FR"},
-    {"id": 3, "customer": 1, "amount": 30.0, "note": "c", "country": "DE"},
-    {"id": 4, "customer": 3, "amount": 5.0, "note": "d", "country": "US"},
+    {"id": 1, "customer": 1, "amount": 10.0, "note": "a", "country": "DE", "at": "2026-01-01T00:00:00Z"},
+    {"id": 2, "customer": 2, "amount": 20.0, "note": "b", "country": "FR", "at": "2026-01-02T00:00:00Z"},
+    {"id": 3, "customer": 1, "amount": 30.0, "note": "c", "country": "DE", "at": "2026-01-01T05:00:00Z"},
+    {"id": 4, "customer": 3, "amount": 5.0, "note": "d", "country": "US", "at": "2026-01-04T00:00:00Z"},
 ]
 CUSTOMERS = [
     {"id": 1, "name": "x", "tier": 1},
@@ -32,13 +32,15 @@ OTHER = {
     "amount": [1.0, 99.0, 7.0, 55.0],
     "note": ["q", "r", "q", "s"],
     "country": ["US", "DE", "DE", "FR"],
+    "at": [f"2026-01-0{day}T00:00:00Z" for day in (9, 8, 7, 6)],
 }
 OTHER_CUSTOMERS = {"id": [2, 9, 1], "name": ["k", "l", "m"], "tier": [3, 1, 1]}
 
+TYPES = "{id: int64, customer: int64, amount: float64, note: string, country: string, at: 'timestamp[us, UTC]'}"
 WORKFLOW = """\
 name: w
 sources:
-  orders: {type: inline, config: {rows: ORDERS}}
+  orders: {type: inline, schema: TYPES, event_time: {column: at}, config: {rows: ORDERS}}
   customers: {type: inline, config: {rows: CUSTOMERS}}
 transformations:
 STEPS
@@ -58,6 +60,16 @@ STEPS = {
     "lookup": "  last: {type: lookup, inputs: [orders], config: {source: customers,"
     " mapping: {key: customer, remote_key: id, fields: [name]}}}",
     "deduplicate": "  last: {type: deduplicate, inputs: [orders], config: {key: [country], keep: last, order_by: amount}}",
+    "newest": "  last: {type: deduplicate, inputs: [orders], config: {key: [country], keep: last}}",
+    "best": "  last: {type: deduplicate, inputs: [orders], config: {key: [country], order_by: amount}}",
+    "changes": "  h: {type: history, inputs: [orders], config: {key: [id], time: at}}\n"
+    "  last: {type: deduplicate, inputs: [h], config: {key: [country], keep: last, order_by: amount}}",
+    "history": "  last: {type: history, inputs: [orders], config: {key: [id], time: at}}",
+    "within": "  last: {type: deduplicate, inputs: [orders], config: {key: [country], within: 1d}}",
+    "narrow_within": "  m: {type: map, inputs: [orders], config: {select: [id, country]}}\n"
+    "  last: {type: deduplicate, inputs: [m], config: {key: [country], within: 1d}}",
+    "top": "  s: {type: sort, inputs: [orders], config: {by: [amount]}}\n"
+    "  last: {type: limit, inputs: [s], config: {rows: 2}}",
     "union": "  a: {type: map, inputs: [orders], config: {derive: {v: amount}, select: [id, v]}}\n"
     "  b: {type: map, inputs: [customers], config: {derive: {v: cast(tier as float64)}, select: [id, v]}}\n"
     "  last: {type: union, inputs: [a, b]}",
@@ -72,7 +84,7 @@ STEPS = {
 
 def text_of(kind: str, orders: list[dict[str, Any]], customers: list[dict[str, Any]]) -> str:
     text = WORKFLOW.replace("STEPS", STEPS[kind])
-    text = text.replace("ORDERS", repr(orders)).replace("CUSTOMERS", repr(customers))
+    text = text.replace("TYPES", TYPES).replace("ORDERS", repr(orders)).replace("CUSTOMERS", repr(customers))
     if "customers" not in STEPS[kind]:
         text = "\n".join(line for line in text.splitlines() if not line.startswith("  customers:"))
     return text
@@ -84,7 +96,8 @@ def lineage_of(kind: str, folder: Path) -> dict[str, Origins]:
 
 
 def result(kind: str, folder: Path, orders: Any, customers: Any) -> pl.DataFrame:
-    return preview(load_text(text_of(kind, orders, customers), base=folder), "out", 100)
+    rows = preview(load_text(text_of(kind, orders, customers), base=folder), "out", 100)
+    return rows.drop("_op", strict=False)
 
 
 def changed(rows: list[dict[str, Any]], column: str, values: list[Any]) -> list[dict[str, Any]]:
@@ -131,11 +144,15 @@ def names(origins: Origins) -> tuple[list[str], list[str]]:
 def test_values_and_conditions_are_told_apart(tmp_path: Path) -> None:
     found = {
         (kind, column): names(origins)
-        for kind in ("filter", "aggregate", "join", "map", "select")
+        for kind in ("filter", "aggregate", "join", "map", "select", "newest", "best", "changes", "within")
         for column, origins in lineage_of(kind, tmp_path).items()
     }
     by = ["orders.amount", "orders.country"]
     assert found["filter", "note"] == (["orders.note"], by)
+    assert found["newest", "note"] == (["orders.note"], ["orders.country"])
+    assert found["best", "note"] == (["orders.note"], by)
+    assert found["within", "note"] == (["orders.note"], ["orders.at", "orders.country"])
+    assert found["changes", "note"][0] == ["orders.note"]
     assert found["aggregate", "n"] == ([], ["orders.country"])
     assert found["aggregate", "total"] == (["orders.amount"], ["orders.country"])
     assert found["aggregate", "most"] == (["orders.customer", "orders.id"], ["orders.country"])

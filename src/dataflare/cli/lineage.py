@@ -51,7 +51,7 @@ def lineage(
         (
             f"{destination}.{name}",
             ", ".join(_names(origins.values)) or "(no column)",
-            ", ".join(_names(origins.conditions - origins.values)),
+            ", ".join(_names(origins.conditions)),
         )
         for destination, columns in found.items()
         for name, origins in columns.items()

@@ -285,6 +285,11 @@ class StatefulOperator(ABC):
                 return f"its {name} was {before[name]}, and is {value}"
         return Adaptation()
 
+    def chosen_by(self, names: tuple[str, ...]) -> tuple[str, ...] | None:
+        """The columns that decide which rows come out, where each is a row of its one input that went in, perhaps with new
+        columns, which are made of these. None: its rows are others. names: the columns that went in."""
+        return self.keys if self.passes_rows else None
+
     def keys_of(self, port: int) -> tuple[str, ...]:
         """The columns that one of its inputs is partitioned by. Rows of several inputs meet if
         `model.hashing` gives the values of these the same hash."""

@@ -81,6 +81,9 @@ class Best(StatefulOperator, StructABC, frozen=True):
     order: Order | None
     bounded_only = True
 
+    def chosen_by(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return self.keys if self.order is None else (*self.keys, *self.order.columns)
+
     def open(self, tables: Tables) -> LiveOperator:
         return LiveBest(self, tables)
 

@@ -39,6 +39,9 @@ class DeduplicateChanges(StatefulOperator, StructABC, frozen=True):
     accepts = CHANGES
     goes_on = True
 
+    def chosen_by(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return self.keys if self.order is None else (*self.keys, *self.order.columns)
+
     def open(self, tables: Tables) -> LiveDeduplicateChanges:
         return LiveDeduplicateChanges(self, tables)
 

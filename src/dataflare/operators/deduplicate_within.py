@@ -44,6 +44,9 @@ class DeduplicateWithin(StatefulOperator, StructABC, frozen=True):
     timed = True
     keeps_time = True
 
+    def chosen_by(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return (*self.keys, TIME_COLUMN)
+
     def open(self, tables: Tables) -> LiveOperator:
         return LiveDeduplicateWithin(self, tables)
 

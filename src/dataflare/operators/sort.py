@@ -47,6 +47,9 @@ class Sort(StatefulOperator, StructABC, frozen=True):
     bounded_only = True
     passes_rows = False
 
+    def chosen_by(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return self.order.columns
+
     def open(self, tables: Tables) -> LiveOperator:
         return LiveSort(self, tables)
 

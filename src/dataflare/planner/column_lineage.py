@@ -13,8 +13,10 @@ from msgspec import Struct
 from dataflare.expr.measures import Aggregation
 from dataflare.expr.tree import AGGREGATE, COLUMN
 from dataflare.expr.tree import Node as Expression
+from dataflare.model.event_time import TIME_COLUMN
 from dataflare.model.types import RESERVED, Schema
 from dataflare.operators.aggregate import Aggregate
+from dataflare.operators.applied import AppliedFirst
 from dataflare.operators.base import RowOperator, StatefulOperator
 from dataflare.operators.join_bounded import BoundedJoin
 from dataflare.operators.join_interval import IntervalJoin
@@ -23,6 +25,7 @@ from dataflare.operators.join_temporal import TemporalJoin
 from dataflare.operators.join_updating import UpdatingJoin
 from dataflare.operators.lookup import Lookup
 from dataflare.operators.primitives import Conform, Derive, Filter, Select
+from dataflare.operators.stamp import Stamp
 from dataflare.operators.window import Window
 from dataflare.planner.graph import (
     BranchNode,
@@ -56,7 +59,7 @@ class Origins(Struct, frozen=True):
 
 _NONE = Origins()
 Row = dict[str, Origins]
-"""The origins of each column of a port, and under "" the conditions of all its rows."""
+"""The origins of each column of a port, and of the event time of its rows; under "" the conditions of all its rows."""
 
 
 def column_lineage(graph: Graph) -> dict[str, dict[str, Origins]]:
@@ -85,7 +88,11 @@ def unmasked(written: Graph, graph: Graph, masks: Set[str]) -> dict[Port, frozen
     _Lineage(written, masks, hidden)
     rows = _Lineage(graph, masks).rows
     return {
-        port: frozenset(name for name, origins in row.items() if name and origins.values & hidden)
+        port: frozenset(
+            name
+            for name, origins in row.items()
+            if name and not name.startswith(RESERVED) and origins.values & hidden
+        )
         for port, row in rows.items()
     }
 
@@ -94,6 +101,11 @@ def _shown(row: Row) -> Iterator[tuple[str, Origins]]:
     for name, origins in row.items():
         if name and not name.startswith(RESERVED):
             yield name, origins | row.get("", _NONE)
+
+
+def _time_of(row: Row) -> Row:
+    """The event time of the rows, if they have one."""
+    return {TIME_COLUMN: row[TIME_COLUMN]} if TIME_COLUMN in row else {}
 
 
 def _name_of(step: str, output: str | None) -> str:
@@ -141,6 +153,7 @@ class _Lineage:
                 return {
                     output: {
                         **{name: row[name] for name in schema.names if name in row},
+                        **_time_of(row),
                         "": row.get("", _NONE) | by,
                     }
                     for output, schema in node.outputs.items()
@@ -168,8 +181,10 @@ class _Lineage:
         return row
 
     def _after(self, row: Row, operator: RowOperator, schema: Schema) -> Row:
-        rest = {"": row.get("", _NONE)}
+        rest = {**_time_of(row), "": row.get("", _NONE)}
         match operator:
+            case Stamp():
+                return {**row, TIME_COLUMN: _all(row, operator.time.columns)}
             case Derive():
                 made = {name: _all(row, typed.columns) for name, typed in operator.columns}
                 if operator.step in self._masks:
@@ -211,6 +226,8 @@ class _Lineage:
 
 
 def _remembered(operator: StatefulOperator, schema: Schema, arriving: list[Row]) -> Row:
+    if isinstance(operator, AppliedFirst):
+        operator = operator.inner
     shape = _shape_of(operator)
     if isinstance(operator, Aggregate):
         groups = dict(zip(operator.keys, operator.keys, strict=True))
@@ -220,10 +237,13 @@ def _remembered(operator: StatefulOperator, schema: Schema, arriving: list[Row])
         return _grouped(schema, arriving[0], groups, operator.aggregation)
     if shape is not None:
         return _joined(schema, arriving, shape)
-    if operator.passes_rows and len(arriving) == 1:
-        row = arriving[0]
-        by = row.get("", _NONE) | _all(row, operator.keys).as_conditions
-        return {**{name: row.get(name, _NONE) for name in schema.names}, "": by}
+    row = arriving[0]
+    names = tuple(name for name in row if name and not name.startswith(RESERVED))
+    chosen_by = operator.chosen_by(names) if len(arriving) == 1 else None
+    if chosen_by is not None and row.keys() >= set(chosen_by):
+        read = _all(row, chosen_by)
+        by = row.get("", _NONE) | read.as_conditions
+        return {**{name: row.get(name, read) for name in schema.names}, **_time_of(row), "": by}
     # Code of the user's, or a step of which no more is known: any value may come from any column.
     everything = _NONE
     for row in arriving:
