@@ -20,7 +20,7 @@ from __future__ import annotations
 import enum
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -229,28 +229,28 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     return f"did you mean '{similar}'?" if similar else None
 
 
-def render(error: DataFlareError) -> str:
+def render(error: DataFlareError, shown: Callable[[str], str] = str) -> str:
     """The error block of the format page, without colour and without a newline at the end. Paths below
-    the working directory are relative to it."""
+    the working directory are relative to it. shown: applied to each text of the error by itself."""
     if isinstance(error, ManyErrors):
-        return "\n\n".join(render(each) for each in error.errors)
+        return "\n\n".join(render(each, shown) for each in error.errors)
     message = (
         error.message if not _step_is_missing(error) else f"{error.message} (step '{error.step}')"
     )
-    lines = [f"error[{error.code}]: {from_here(message)}"]
+    lines = [f"error[{error.code}]: {shown(from_here(message))}"]
     spot = error.spot
     if spot is not None:
         gutter = " " * len(str(spot.line))
-        lines.append(f"{gutter}--> {spot}")
+        lines.append(f"{gutter}--> {shown(str(spot))}")
         if spot.text is not None:
-            text = spot.text.expandtabs(1)
+            text = shown(spot.text.expandtabs(1))
             lines.append(f"{gutter} |")
             lines.append(f"{spot.line} | {text}")
             room = max(1, min(spot.length, len(text) - spot.column + 1))
             lines.append(f"{gutter} | {' ' * (spot.column - 1)}{'^' * room}")
-    lines.extend(f"   = {from_here(note)}" for note in error.notes)
+    lines.extend(f"   = {shown(from_here(note))}" for note in error.notes)
     if error.help:
-        lines.append(f"   = help: {from_here(error.help)}")
+        lines.append(f"   = help: {shown(from_here(error.help))}")
     return "\n".join(lines)
 
 

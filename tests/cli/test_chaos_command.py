@@ -77,6 +77,47 @@ def test_what_differs_between_undisturbed_runs_is_told_and_not_compared(tmp_path
     assert list(json.loads(done.stdout)["not_compared"]) == ["out.at"]
 
 
+NUMBERED = """\
+name: numbered
+settings: {run_column: _run}
+sources:
+  rows: {type: generate, config: {rows: 100, seed: 1, columns: {id: {sequence: 0}}}}
+destinations:
+  text: {type: file, inputs: [rows], config: {path: rows.csv}}
+  table: {type: sqlite, inputs: [rows], config: {path: rows.db, table: rows}}
+  kept: {type: file, inputs: [rows], config: {path: rows.parquet}}
+"""
+
+
+def test_destinations_with_the_column_of_the_run_are_compared(tmp_path: Path) -> None:
+    write(tmp_path, "numbered.yaml", NUMBERED)
+    done = cli("chaos", "numbered.yaml", "--faults", "kill@3", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["compared"] == ["text", "table", "kept"]
+    assert sorted(answer["not_compared"]) == ["kept._run", "table._run", "text._run"]
+
+
+def test_rows_that_differ_are_found_beside_the_column_of_the_run(tmp_path: Path) -> None:
+    write(tmp_path, "wrong.yaml", WRONG + "settings: {run_column: _run}\n")
+    write(tmp_path, "telling.py", TELLING)
+    done = cli("chaos", "wrong.yaml", "--faults", "kill@3; slow@1:0.01", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "out: " in done.stdout.splitlines()[0]
+
+
+def test_it_does_not_pass_where_nothing_is_compared(tmp_path: Path) -> None:
+    text = NUMBERED[: NUMBERED.index("  text:")]
+    write(tmp_path, "blind.yaml", text + "  out: {type: blackhole, inputs: [rows]}\n")
+    done = cli("chaos", "blind.yaml", "--faults", "kill@3", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "no destination can be compared" in done.stdout
+    write(tmp_path, "half.yaml", NUMBERED + "  out: {type: blackhole, inputs: [rows]}\n")
+    done = cli("chaos", "half.yaml", "--faults", "kill@3", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].endswith("what is not compared: text._run, table._run, kept._run, out")  # fmt: skip
+
+
 def test_a_workflow_that_fails_without_faults_says_so(tmp_path: Path) -> None:
     write(tmp_path, "telling.py", "def tell(frame):\n    raise ValueError('no')\n")
     write(tmp_path, "wrong.yaml", WRONG)

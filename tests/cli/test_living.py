@@ -149,7 +149,10 @@ def test_lineage_is_shown(tmp_path: Path) -> None:
         "out": {"n": {"values": ["a.n"], "conditions": ["a.m"]}}
     }
     shown = dataflare(tmp_path, "lineage", "w.yaml").stdout.splitlines()
-    assert [line.split() for line in shown[2:]] == [["out.n", "a.n", "a.m"], ["out.m", "a.m"]]
+    assert [line.split() for line in shown[2:]] == [
+        ["out.n", "a.n", "a.m"],
+        ["out.m", "a.m", "a.m"],
+    ]
     wrong = dataflare(tmp_path, "lineage", "w.yaml", "--column", "out.nn")
     assert (wrong.returncode, "did you mean 'out.n'" in wrong.stderr) == (2, True)
 

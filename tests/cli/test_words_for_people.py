@@ -329,3 +329,20 @@ def test_a_path_keeps_its_slash_where_the_run_began_in_the_root(
     assert where("o", {"path": "s3://lake/t", "table": "s3://lake/t"}) == "s3://lake/t"
     monkeypatch.chdir("/")
     assert where("o", {"path": path}) == path
+
+
+def test_secrets_are_hidden_in_each_text_of_an_error_by_itself(capsys: pytest.CaptureFixture[str]):
+    error = WorkflowError(
+        "cannot reach postgres://me:hunter2@db/x",
+        code="E0601",
+        notes=["known keys: keep, method, secret", "password = hunter2", "token"],
+        help="take it out, or set password=hunter2",
+    )
+    terminal.print_error(error)
+    assert capsys.readouterr().err.splitlines() == [
+        "error[E0601]: cannot reach postgres://me:***@db/x",
+        "   = known keys: keep, method, secret",
+        "   = password = ***",
+        "   = token",
+        "   = help: take it out, or set password=***",
+    ]

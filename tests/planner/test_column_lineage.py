@@ -16,10 +16,38 @@ from dataflare.planner.column_lineage import Origins, column_lineage
 from dataflare.workflow.load import load_text
 
 ORDERS = [
-    {"id": 1, "customer": 1, "amount": 10.0, "note": "a", "country": "DE", "at": "2026-01-01T00:00:00Z"},
-    {"id": 2, "customer": 2, "amount": 20.0, "note": "b", "country": "FR", "at": "2026-01-02T00:00:00Z"},
-    {"id": 3, "customer": 1, "amount": 30.0, "note": "c", "country": "DE", "at": "2026-01-01T05:00:00Z"},
-    {"id": 4, "customer": 3, "amount": 5.0, "note": "d", "country": "US", "at": "2026-01-04T00:00:00Z"},
+    {
+        "id": 1,
+        "customer": 1,
+        "amount": 10.0,
+        "note": "a",
+        "country": "DE",
+        "at": "2026-01-01T00:00:00Z",
+    },
+    {
+        "id": 2,
+        "customer": 2,
+        "amount": 20.0,
+        "note": "b",
+        "country": "FR",
+        "at": "2026-01-02T00:00:00Z",
+    },
+    {
+        "id": 3,
+        "customer": 1,
+        "amount": 30.0,
+        "note": "c",
+        "country": "DE",
+        "at": "2026-01-01T05:00:00Z",
+    },
+    {
+        "id": 4,
+        "customer": 3,
+        "amount": 5.0,
+        "note": "d",
+        "country": "US",
+        "at": "2026-01-04T00:00:00Z",
+    },
 ]
 CUSTOMERS = [
     {"id": 1, "name": "x", "tier": 1},
@@ -84,7 +112,11 @@ STEPS = {
 
 def text_of(kind: str, orders: list[dict[str, Any]], customers: list[dict[str, Any]]) -> str:
     text = WORKFLOW.replace("STEPS", STEPS[kind])
-    text = text.replace("TYPES", TYPES).replace("ORDERS", repr(orders)).replace("CUSTOMERS", repr(customers))
+    text = (
+        text.replace("TYPES", TYPES)
+        .replace("ORDERS", repr(orders))
+        .replace("CUSTOMERS", repr(customers))
+    )
     if "customers" not in STEPS[kind]:
         text = "\n".join(line for line in text.splitlines() if not line.startswith("  customers:"))
     return text
@@ -144,7 +176,17 @@ def names(origins: Origins) -> tuple[list[str], list[str]]:
 def test_values_and_conditions_are_told_apart(tmp_path: Path) -> None:
     found = {
         (kind, column): names(origins)
-        for kind in ("filter", "aggregate", "join", "map", "select", "newest", "best", "changes", "within")
+        for kind in (
+            "filter",
+            "aggregate",
+            "join",
+            "map",
+            "select",
+            "newest",
+            "best",
+            "changes",
+            "within",
+        )
         for column, origins in lineage_of(kind, tmp_path).items()
     }
     by = ["orders.amount", "orders.country"]

@@ -45,7 +45,8 @@ def chaos(
     """Run a workflow with faults from a seed: kills, a full disk, lost connections, jumps of the clock.
 
     Each run writes to throwaway copies of the destinations, which are compared with those of an undisturbed run. The
-    exit status is 1 if one differs; the fewest faults that show it are printed.
+    exit status is 1 if one differs; the fewest faults that show it are printed. It is 1 too if no destination can be
+    compared.
     """
     for_s = common.seconds("--for", for_)
 
@@ -72,12 +73,14 @@ def chaos(
                 break
         failed = None if outcomes[-1].is_equal else outcomes[-1]
         again = "" if failed is None else _again(under_test, failed, words)
-        unsteady = under_test.unsteady
+        unsteady, compared = under_test.unsteady, under_test.compared
+    is_equal = failed is None and not unsteady and bool(compared)
     if json:
         answers.print_json(
             {
                 "workflow": workflow.name,
-                "equal": failed is None and not unsteady,
+                "equal": is_equal,
+                "compared": list(compared),
                 "not_compared": dict(under_test.not_compared),
                 "undisturbed": dict(unsteady),
                 "runs": [_to_json(each) for each in outcomes],
@@ -87,12 +90,21 @@ def chaos(
     elif failed is None:
         done = sum(each.happened for each in outcomes)
         runs = human.counted(len(outcomes), "run")
-        print(
-            f"{runs} with {human.counted(done, 'fault')}: each has the rows of the undisturbed run"
-        )
+        print(f"{runs} with {human.counted(done, 'fault')}: {_ended(under_test)}")
     else:
         print(f"again, with the fewest faults: {again}")
-    return 0 if failed is None and not unsteady else 1
+    return 0 if is_equal else 1
+
+
+def _ended(under_test: Chaos) -> str:
+    """What is known after runs of which none differs."""
+    if not under_test.compared:
+        return (
+            "each came to its end, and nothing is known of its rows: no destination can be compared"
+        )
+    left_out = ", ".join(under_test.not_compared)
+    more = f", apart from what is not compared: {left_out}" if left_out else ""
+    return f"each has the rows of the undisturbed run{more}"
 
 
 def _seeds(first: int, count: int, for_s: float | None) -> Iterator[int]:

@@ -72,7 +72,7 @@ def write_junit(path: Path, workflow: str, results: Sequence[CaseResult]) -> Non
         if each.error is not None:
             attributes = {"message": _xml(each.error.message), "type": each.error.code}
             failure = ElementTree.SubElement(case, "error", attributes)
-            failure.text = _xml(render(each.error))
+            failure.text = _xml(render(each.error, redact))
         elif each.status == "failed":
             parts = {
                 name: differences for name, differences in each.differences.items() if differences

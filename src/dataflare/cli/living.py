@@ -53,7 +53,7 @@ def not_running(workflow: str) -> RunError:
         f"no run of '{workflow}' is active here",
         code=NOT_RUNNING,
         blame=Blame.USER,
-        help=f"see dataflare runs {workflow}; a run within a program of yours has no door, unless it was given one",
+        help=f"see dataflare runs {workflow}; only runs that 'dataflare run' began answer commands, not those that a Python program began",
     )
 
 

@@ -46,8 +46,8 @@ def print_error(error: DataFlareError) -> None:
         import traceback
 
         say("".join(traceback.format_exception(error)).rstrip())
-    block = visible(render(error))
-    say(colour_block(block) if has_colour(sys.stderr) else block)
+    block = visible(render(error, redact))
+    _print(colour_block(block) if has_colour(sys.stderr) else block)
 
 
 def print_warning(text: str) -> None:
@@ -57,10 +57,14 @@ def print_warning(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line on standard error, without secrets. If it cannot be written, it is lost, because
-    there is no other place for it."""
+    """Print a line on standard error, without secrets."""
+    _print(redact(text))
+
+
+def _print(text: str) -> None:
+    """If it cannot be written, it is lost, because there is no other place for it."""
     try:
-        print(redact(text), file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):
         pass
 

@@ -73,6 +73,11 @@ class Chaos:
         self.unsteady: Mapping[str, str] = {}
         """By destination, in what two undisturbed runs differ."""
 
+    @property
+    def compared(self) -> Sequence[str]:
+        """The destinations that are compared, in all columns or in some."""
+        return [*self._what.columns]
+
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             workflow = asyncio.run(expanded(self._load(())))

@@ -150,8 +150,10 @@ def of_step(label: str, side: str, workflow: Workflow, name: str) -> Side:
         config.put(option, value, None, None)
     read = _reading(side, step.type, {}, workflow.base)
     rows = replace(read.sources[side], config=config, node=step.node, spot=step.spot)
+    # The table has the column of the run already, where the workflow adds one.
+    settings = workflow.settings.model_copy(update={"run_column": None})
     read = replace(
-        read, sources={side: rows}, settings=workflow.settings, masked=workflow.masked,
+        read, sources={side: rows}, settings=settings, masked=workflow.masked,
         secrets_seen=workflow.secrets_seen,
     )  # fmt: skip
     key = step.config.get("key") or ()

@@ -156,7 +156,9 @@ def report_of(folder: Path, record: RunRecord) -> Report:
     return Report(record, found, _failed(letters, hidden, masks=masks))
 
 
-def _failed(letters: Sequence[Letter], hidden: frozenset[str] | None, *, masks: bool) -> list[Failed]:
+def _failed(
+    letters: Sequence[Letter], hidden: frozenset[str] | None, *, masks: bool
+) -> list[Failed]:
     groups: dict[tuple[str, str], Failed] = {}
     for letter in letters:
         group = groups.setdefault((letter.step, letter.code), Failed(letter.step, letter.code))

@@ -43,7 +43,7 @@ def pointing_out(method: Callable[_Params, _Result]) -> Callable[_Params, _Resul
             return method(*args, **options)
         except DataFlareError as error:
             if not getattr(error, "__notes__", None):
-                error.add_note("\n" + redact(render(error)))
+                error.add_note("\n" + render(error, redact))
             raise
 
     return pointing
