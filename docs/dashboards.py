@@ -40,8 +40,14 @@ _TILES = (
 )  # fmt: skip
 
 RULES: tuple[tuple[str, str, str, str, str], ...] = (
+    ("DataflareUnreachable", 'up{job="dataflare"} == 0', "5m", "page",
+     "No run answers at {{ $labels.instance }}: it was killed, or has ended."),
     ("DataflareNotRunning", "dataflare_up == 0", "5m", "page",
-     "{{ $labels.workflow }} moves no rows: it starts, waits for a restart, or has ended."),
+     "{{ $labels.workflow }} moves no rows: it starts, or waits for a restart."),
+    ("DataflareNoRows",
+     "sum by (workflow, instance) (rate(dataflare_rows_total[5m])) == 0"
+     " and on (workflow, instance) dataflare_up == 1", "10m", "info",
+     "{{ $labels.workflow }} has moved no rows for 10 minutes."),
     ("DataflareBehind", "dataflare_watermark_lag_seconds > 300", "5m", "warning",
      "{{ $labels.step }} of {{ $labels.workflow }} is {{ $value | humanizeDuration }} behind event time."),
     ("DataflareRowsFail", "increase(dataflare_errors_total[10m]) > 0", "0s", "warning",

@@ -127,6 +127,10 @@ def test_the_log_is_followed_and_its_level_changed(running: Path) -> None:
     assert components[0] == "run"
     assert "has begun" in dataflare(running, "logs", "live", "-n", "100").stdout
     assert "E0404" in dataflare(running, "loglevel", "live", "loud").stderr
+    for level in ([], ["debug"]):
+        unknown = dataflare(running, "loglevel", "live", *level, "--component", "nosuch")
+        assert unknown.returncode == 2
+        assert "one of: run, checkpoint, calls, alerts, otlp, openlineage" in unknown.stderr
     assert "E0815" in dataflare(running, "logs", "live", "--run", "none").stderr
 
 

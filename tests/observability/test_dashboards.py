@@ -90,6 +90,42 @@ def test_the_rules_are_those_that_promtool_takes() -> None:
     assert f"SUCCESS: {len(expressions())} rules found" in prometheus.check_rules(RULES)
 
 
+KILLED = """\
+rule_files: [RULES]
+evaluation_interval: 30s
+tests:
+  - interval: 30s
+    input_series:
+      - {series: 'up{job="dataflare",instance="a:1"}', values: '1x10 0x60'}
+      - {series: 'up{job="dataflare",instance="b:1"}', values: '1x70'}
+      - {series: 'dataflare_up{workflow="killed",job="dataflare",instance="a:1"}', values: '1x10 stale'}
+      - {series: 'dataflare_up{workflow="still",job="dataflare",instance="b:1"}', values: '1x70'}
+      - {series: 'dataflare_rows_total{workflow="killed",step="s",direction="out",job="dataflare",instance="a:1"}', values: '0+5x10 stale'}
+      - {series: 'dataflare_rows_total{workflow="still",step="s",direction="out",job="dataflare",instance="b:1"}', values: '0+5x10 50x60'}
+    alert_rule_test:
+      - eval_time: 5m
+        alertname: DataflareUnreachable
+      - eval_time: 5m
+        alertname: DataflareNoRows
+      - eval_time: 12m
+        alertname: DataflareUnreachable
+        exp_alerts:
+          - exp_labels: {severity: page, job: dataflare, instance: "a:1"}
+            exp_annotations: {summary: "No run answers at a:1: it was killed, or has ended."}
+      - eval_time: 25m
+        alertname: DataflareNoRows
+        exp_alerts:
+          - exp_labels: {severity: info, workflow: still, instance: "b:1"}
+            exp_annotations: {summary: "still has moved no rows for 10 minutes."}
+"""
+
+
+def test_a_killed_run_and_one_that_moves_no_rows_are_noticed(tmp_path: Path) -> None:
+    cases = tmp_path / "cases.yml"
+    cases.write_text(KILLED.replace("RULES", str(RULES)))
+    assert "SUCCESS" in prometheus.judge_rules(cases)
+
+
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusServer]:
     """A Prometheus that has scraped a run more than once, and goes on."""

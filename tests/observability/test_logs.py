@@ -58,6 +58,8 @@ def test_levels_change_while_it_writes(tmp_path: Path) -> None:
         logger.log("warning", "checkpoint", "e")
         with pytest.raises(RunError, match="no level 'loud'"):
             logger.set_level("", "loud")
+        with pytest.raises(RunError, match="there is no component 'nosuch'"):
+            logger.set_level("nosuch", "debug")
     assert messages(tmp_path, "R1") == ["b", "e"]
 
 

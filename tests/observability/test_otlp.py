@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from servers.process import free_port
 from servers.web import Answer, Asked, http_server
 
-from dataflare.observability import logs
-from dataflare.observability.otlp import Target, target_of
+from dataflare.observability import logs, otlp
+from dataflare.observability.otlp import Patience, Target, target_of
 from dataflare.observability.table import METRICS
 
 WORKFLOW = """\
@@ -180,7 +181,18 @@ def test_a_collector_that_is_away_costs_a_run_seconds_at_most_and_is_in_its_log(
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
     assert "OpenTelemetry" not in done.stderr
-    assert any("metrics were not sent" in line for line in said(tmp_path))
+    lines = said(tmp_path)
+    assert sum("metrics were not delivered" in line for line in lines) == 1
+    assert not [line for line in lines if "already shutdown" in line]
+    warnings = json.loads(done.stdout)["warnings"]
+    assert sum("metrics were not delivered to http://127.0.0.1" in each for each in warnings) == 1
+
+
+def test_a_run_waits_for_all_that_it_sends_together() -> None:
+    patience = Patience()
+    assert otlp._LEAST_S < patience.left_s() <= otlp._LAST_S
+    patience._ends_at = 0.0
+    assert patience.left_s() == otlp._LEAST_S
 
 
 def test_where_it_goes() -> None:

@@ -22,7 +22,7 @@ from servers.web import Answer, Asked, http_server
 from dataflare.errors import SystemError_
 from dataflare.jobs import RunOptions, RunResult, run
 from dataflare.jobs.watching import Watch
-from dataflare.observability.otlp import target_of
+from dataflare.observability.otlp import Patience, target_of
 from dataflare.observability.spans import PER_S, OtelTracer, tracing
 from dataflare.sdk.runtime import Runtime, current
 from dataflare.sdk.tracing import below, called, inside, parents_of, traceparent
@@ -64,7 +64,8 @@ def traced(url: str, watch: Watch, said: list[str]) -> Iterator[None]:
     target = target_of(url, "traces", {})
     assert target is not None
     runtime = current()
-    with tracing(target, watch.workflow.name, watch.run_id, said.append) as tracer:
+    name, run_id = watch.workflow.name, watch.run_id
+    with tracing(target, name, run_id, said.append, said.append, Patience()) as tracer:
         runtime.tracer = tracer
         yield
 
@@ -203,7 +204,7 @@ def test_an_error_of_a_span_has_its_code_and_not_its_words() -> None:
         target = target_of(url, "traces", {})
         assert target is not None
         with (
-            tracing(target, "w", "r", pytest.fail) as tracer,
+            tracing(target, "w", "r", pytest.fail, pytest.fail, Patience()) as tracer,
             pytest.raises(SystemError_),
             inside(tracer.begin("call db")),
         ):

@@ -87,9 +87,18 @@ def server(*rules: Path) -> Iterator[PrometheusServer]:
 
 def check_rules(*rules: Path) -> str:
     """What promtool says. Fails the test where it refuses them."""
+    return _promtool("check", *rules)
+
+
+def judge_rules(cases: Path) -> str:
+    """What promtool says of rules that are judged over given series. Fails the test where one is not as it should be."""
+    return _promtool("test", cases)
+
+
+def _promtool(what: str, *files: Path) -> str:
     tool = program("promtool", "promtool", "prometheus")
     done = subprocess.run(
-        [tool, "check", "rules", *rules], capture_output=True, text=True, check=False
+        [tool, what, "rules", *files], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

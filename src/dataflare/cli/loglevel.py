@@ -8,6 +8,7 @@ import typer
 
 from dataflare.cli import common, living
 from dataflare.cli.status import File, RunningWorkflow
+from dataflare.observability import logs
 
 
 def loglevel(
@@ -23,12 +24,13 @@ def loglevel(
         typer.Option(
             "--component",
             metavar="NAME",
-            help="Only this part: run, checkpoint or calls. Else all that have no level of their own.",
+            help="Only this part: run, checkpoint, calls, alerts, otlp or openlineage. Else all that have no level of their own.",
         ),
     ] = "",
     file: File = None,
 ) -> int:
     """Change how much a running workflow writes into its log, or show it."""
+    logs.check_component(component)
     folder = common.workflow_folder(workflow, file)
     for answer in living.answers_of(folder, "level", component=component, level=level):
         for name, at in answer["levels"].items():

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from dataflare.cli.usage import bad_usage
 if TYPE_CHECKING:
     from dataflare.jobs.watching import Watch
     from dataflare.observability.lineage_target import LineageTarget
-    from dataflare.observability.otlp import Signal, Target
+    from dataflare.observability.otlp import Patience, Signal, Target
 
 
 def observers(
@@ -34,10 +35,14 @@ def observers(
         host, port = _address(metrics)
         found.append(lambda watch: _metrics(watch, host, port))
     target, spans = _target(otlp, "metrics"), _target(otlp, "traces")
-    if target is not None:
-        found.append(lambda watch: _otlp(watch, target))
-    if spans is not None:
-        found.append(lambda watch: _tracing(watch, spans))
+    if target is not None or spans is not None:
+        from dataflare.observability.otlp import Patience
+
+        patience = Patience()
+        if target is not None:
+            found.append(lambda watch: _otlp(watch, target, patience))
+        if spans is not None:
+            found.append(lambda watch: _tracing(watch, spans, patience))
     lineage = _lineage_target(openlineage)
     if lineage is not None:
         found.append(lambda watch: _lineage(watch, lineage))
@@ -77,20 +82,26 @@ def _target(url: str | None, signal: Signal) -> Target | None:
         raise bad_usage(message, "dataflare run") from None
 
 
+def _lost(watch: Watch, text: str) -> None:
+    watch.warnings.append(text)
+    watch.log.log("warning", "otlp", text)
+
+
 @contextlib.contextmanager
-def _otlp(watch: Watch, target: Target) -> Iterator[None]:
+def _otlp(watch: Watch, target: Target, patience: Patience) -> Iterator[None]:
     from dataflare.observability.otlp import pushing
 
     def said(text: str) -> None:
         watch.log.log("warning", "otlp", text)
 
-    with pushing(target, lambda: [watch.ask(1.0)], lambda: [watch.view()], said):
+    ask, now = lambda: [watch.ask(1.0)], lambda: [watch.view()]
+    with pushing(target, ask, now, said, partial(_lost, watch), patience):
         watch.log.log("info", "otlp", f"metrics are pushed to {target.shown}")
         yield
 
 
 @contextlib.contextmanager
-def _tracing(watch: Watch, target: Target) -> Iterator[None]:
+def _tracing(watch: Watch, target: Target, patience: Patience) -> Iterator[None]:
     from dataflare.observability.spans import tracing
     from dataflare.sdk.runtime import current
 
@@ -98,7 +109,8 @@ def _tracing(watch: Watch, target: Target) -> Iterator[None]:
         watch.log.log("warning", "otlp", text)
 
     runtime = current()
-    with tracing(target, watch.workflow.name, watch.run_id, said) as made:
+    name, run_id = watch.workflow.name, watch.run_id
+    with tracing(target, name, run_id, said, partial(_lost, watch), patience) as made:
         watch.log.log("info", "otlp", f"spans are sent to {target.shown}")
         runtime.tracer = made
         try:

@@ -107,6 +107,4 @@ def slowest(view: RunView, before: RunView | None = None) -> str:
     from dataflare.observability.bottleneck import bottleneck
 
     found = bottleneck(view, before)
-    if found is None:
-        return ""
-    return found.reason if found.stage is None else f"{found.stage}: {found.reason}"
+    return "" if found is None else found.text

@@ -98,7 +98,8 @@ class Reading(Body):
         self._cost = BatchCost()
         capabilities = connector.capabilities()
         self._reads_to_end = connector.carries() and capabilities.bounded
-        self._reads = Doing.BUSY if capabilities.bounded else Doing.WAITING
+        works = capabilities.bounded and not capabilities.paced
+        self._reads = Doing.BUSY if works else Doing.WAITING
         self._forgets = capabilities.replay is Replay.NONE and not capabilities.bounded
 
     def begin(self) -> None:

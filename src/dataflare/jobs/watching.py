@@ -304,7 +304,7 @@ class Watch:
         found = bottleneck(view)
         if found is None or found.stage is None:
             return times, None
-        return times, f"{found.stage}: {found.reason}"
+        return times, found.text
 
     def end_attempt(self) -> None:
         """Its tasks have ended. What they did is remembered."""

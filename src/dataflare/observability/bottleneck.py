@@ -10,15 +10,21 @@ from dataflare.observability.times import Spent
 from dataflare.observability.view import RunView, StageView
 
 _BUSY = 0.5
-"""A run in which no stage works for this share of its time waits for its input."""
+"""A run in which no stage works for this share of the time waits for its input."""
 
 
 class Bottleneck(Struct, frozen=True):
-    """stage: None where no stage is it. share: of its time that it works. reason: in words."""
+    """stage: None where no stage is it. share: of the run's time, in which its tasks work. reason: in words. named: its
+    steps, in words."""
 
     stage: str | None
     share: float
     reason: str
+    named: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"{self.named}: {self.reason}" if self.named else self.reason
 
 
 def bottleneck(now: RunView, before: RunView | None = None) -> Bottleneck | None:
@@ -29,13 +35,25 @@ def bottleneck(now: RunView, before: RunView | None = None) -> Bottleneck | None
     stages = [stage for stage in now.stages if total[stage.name] > 0]
     if not stages or max(total.values()) < 0.05:
         return None
-    shares = {stage.name: spent[stage.name].busy_s / total[stage.name] for stage in stages}
+    # A stage that lived for a part of the run only is idle in the rest of it.
+    lasted_s = now.elapsed_s - (before.elapsed_s if before is not None else 0.0)
+    lasted_s = max(lasted_s, *(total[stage.name] / max(1, stage.tasks) for stage in stages))
+    shares = {
+        stage.name: spent[stage.name].busy_s / (lasted_s * max(1, stage.tasks)) for stage in stages
+    }
     busiest = max(stages, key=lambda stage: shares[stage.name])
     share = shares[busiest.name]
     if share < _BUSY:
         waited = "its sources have few new rows" if not now.bounded else "no step is busy"
         return Bottleneck(None, share, waited)
-    return Bottleneck(busiest.name, share, _reason(busiest, share, now, spent))
+    reason = _reason(busiest, share, now, spent)
+    return Bottleneck(busiest.name, share, reason, _named(busiest))
+
+
+def _named(stage: StageView) -> str:
+    if len(stage.steps) < 2:
+        return stage.name
+    return f"'{stage.steps[0]}' to '{stage.steps[-1]}', which run as one"
 
 
 def _spent_since(stages: Sequence[StageView], before: RunView | None) -> dict[str, Spent]:
@@ -44,7 +62,7 @@ def _spent_since(stages: Sequence[StageView], before: RunView | None) -> dict[st
 
 
 def _reason(stage: StageView, share: float, now: RunView, spent: Mapping[str, Spent]) -> str:
-    shown = f"busy {share:.0%} of its time"
+    shown = f"busy {share:.0%} of the time"
     held = [
         edge.from_stage
         for edge in now.edges
@@ -54,6 +72,6 @@ def _reason(stage: StageView, share: float, now: RunView, spent: Mapping[str, Sp
     ]
     if held:
         return f"{shown}, and {' and '.join(sorted(set(held)))} must wait for it"
-    if stage.kind == "source":
+    if stage.kind == "source" and len(stage.steps) < 2:
         return f"{shown}: reading sets the pace"
     return shown

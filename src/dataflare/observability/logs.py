@@ -1,7 +1,6 @@
 """The log of a run: lines with time, level, run, workflow, step and component, in a file of its own.
 
-Components are loggers below `dataflare`: `run`, `checkpoint`, `calls`, `state`, and those of connectors. Their levels may
-be changed while the run lives.
+Each line is of one of COMPONENTS. Their levels may be changed while the run lives.
 
 Always true: no line has a secret of the workflow; a file has at most `_SIZE_MAX` bytes, and at most `_KEPT` files of a
 workflow are kept.
@@ -27,6 +26,7 @@ from dataflare.errors import Blame, RunError
 FOLDER = "logs"
 _SIZE_MAX, _PARTS, _KEPT = 8 << 20, 2, 20
 LEVELS = ("debug", "info", "warning", "error")
+COMPONENTS = ("run", "checkpoint", "calls", "alerts", "otlp", "openlineage")
 
 
 class LogLine(dict[str, Any]):
@@ -102,7 +102,8 @@ class RunLogger:
 
     def set_level(self, component: str, level: str) -> Mapping[str, str]:
         """From now on the component writes lines of this level and above; '' is for all that have none of their own. Gives
-        all levels. Raises RunError (E0404) for a level that does not exist."""
+        all levels. Raises RunError (E0404) for a level or a component that does not exist."""
+        check_component(component)
         if level not in LEVELS:
             raise RunError(
                 f"there is no level '{level}'",
@@ -119,6 +120,17 @@ class RunLogger:
 
     def _level_of(self, component: str) -> int:
         return self._levels.get(component, self._levels[""])
+
+
+def check_component(component: str) -> None:
+    """Raises RunError (E0404) for one that does not exist."""
+    if component and component not in COMPONENTS:
+        raise RunError(
+            f"there is no component '{component}'",
+            code="E0404",
+            blame=Blame.USER,
+            help=f"one of: {', '.join(COMPONENTS)}",
+        )
 
 
 class _Private(RotatingFileHandler):

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
 EVERY_S = 10.0
-_LAST_S = 3.0
-"""How long the end of a run waits for its last push."""
+_LAST_S, _LEAST_S, _SHUT_S = 2.0, 0.5, 0.2
+"""How long the end of a run waits for its last pushes; at least for each of them; for one that was given up."""
 _SCOPE = "dataflare"
 _PORT_GRPC = 4317
+
+_NOISE = "Exporter already shutdown"
+"""What the library says of one that was given up."""
 
 Signal = Literal["metrics", "traces"]
 
@@ -85,15 +89,31 @@ def _of_url(url: str, signal: Signal) -> tuple[str, str]:
     return parts._replace(path=whole).geturl(), "http/protobuf"
 
 
+class Patience:
+    """How long the end of a run waits for all that it still has to send."""
+
+    def __init__(self) -> None:
+        self._ends_at: float | None = None
+
+    def left_s(self) -> float:
+        """Since the first call."""
+        now = time.monotonic()
+        if self._ends_at is None:
+            self._ends_at = now + _LAST_S
+        return max(_LEAST_S, self._ends_at - now)
+
+
 @contextlib.contextmanager
 def pushing(
     target: Target,
     ask: Callable[[], Sequence[RunView]],
     now: Callable[[], Sequence[RunView]],
     said: Callable[[str], None],
+    lost: Callable[[str], None],
+    patience: Patience,
 ) -> Iterator[None]:
     """Push until the end of the `with`. ask: as the endpoint's; now: the same, called at the end by the caller. said: told on
-    another thread what the library complains of, each kind once, and at the end whether the last push failed. Raises
+    another thread what the library complains of, each kind once. lost: told at the end that the last push failed. Raises
     ConfigError (E0402) where the library is not installed."""
     try:
         exporter = _metric_exporter(target)
@@ -109,11 +129,11 @@ def pushing(
         finally:
             pusher.last = now()
             pusher.ends.set()
-            thread.join(_LAST_S)
+            thread.join(patience.left_s())
             exporter.shutdown(timeout_millis=0)
-            thread.join(_LAST_S)
+            thread.join(_SHUT_S)
             if pusher.failed:
-                said(f"metrics were not sent to {target.shown} at the end of the run")
+                lost(f"metrics were not delivered to {target.shown} at the end of the run")
 
 
 class _Pusher:
@@ -236,6 +256,6 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = " ".join(record.getMessage().split())[:300]
-        if record.msg not in self._seen:
+        if record.msg not in self._seen and not text.startswith(_NOISE):
             self._seen.add(record.msg)
             self._said(f"OpenTelemetry: {text}")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from dataflare.observability.otlp import Target, resource_of, told_library_errors
+from dataflare.observability.otlp import _SHUT_S, Patience, Target, resource_of, told_library_errors
 from dataflare.sdk.registry import missing_library
 from dataflare.sdk.tracing import NONE, Attributes, Tracer
 
@@ -96,9 +96,14 @@ def _context(link: Any) -> Any:
 
 @contextlib.contextmanager
 def tracing(
-    target: Target, workflow: str, run_id: str, said: Callable[[str], None]
+    target: Target,
+    workflow: str,
+    run_id: str,
+    said: Callable[[str], None],
+    lost: Callable[[str], None],
+    patience: Patience,
 ) -> Iterator[Tracer]:
-    """A tracer until the end of the `with`. said: as that of `pushing`. Raises ConfigError (E0402) where the library is not
+    """A tracer until the end of the `with`. said, lost: as those of `pushing`. Raises ConfigError (E0402) where the library is not
     installed."""
     try:
         from opentelemetry.sdk.trace import TracerProvider
@@ -116,11 +121,11 @@ def tracing(
             # A collector that is away must not hold the end of the run up for long.
             ending = threading.Thread(target=provider.shutdown, daemon=True)
             ending.start()
-            ending.join(_LAST_S)
+            ending.join(patience.left_s())
             if ending.is_alive():
-                said("spans were not sent at the end of the run")
+                lost(f"spans were not delivered to {target.shown} at the end of the run")
                 exporter.shutdown()
-                ending.join(_LAST_S)
+                ending.join(_SHUT_S)
 
 
 def _exporter(target: Target) -> Any:

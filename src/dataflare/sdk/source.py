@@ -65,7 +65,8 @@ class SourceCapabilities(Struct, frozen=True):
     key: of a changelog, columns of which no two of its rows that are there have equal values, at any moment.
     leaves_out: columns of a changelog whose value may be left out of an update that did not change it (UNCHANGED).
     deletes_by_key: a delete has the key of its row alone, and an insert replaces the row with its key.
-    changed_at: of a changelog, the column with the time of each change; NULL in rows that were there before the log."""
+    changed_at: of a changelog, the column with the time of each change; NULL in rows that were there before the log.
+    paced: it has an end, and gives its rows at a pace of its own: a read waits until they are due."""
 
     replay: Replay = Replay.NONE
     replay_reason: str = ""
@@ -79,6 +80,7 @@ class SourceCapabilities(Struct, frozen=True):
     deletes_by_key: bool = False
     changed_at: str | None = None
     leaves_out: tuple[str, ...] = ()
+    paced: bool = False
 
 
 class SourceConnector(ABC):

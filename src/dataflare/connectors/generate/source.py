@@ -70,6 +70,7 @@ clicks:
             replay_reason="each row is a function of its number",
             bounded=self.config.rows is not None,
             local=True,
+            paced=self.config.rate is not None,
         )
 
     def reads_all(self) -> bool:
