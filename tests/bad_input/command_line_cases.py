@@ -237,7 +237,7 @@ error[E0103]: unknown key 'paralelism' in 'settings'
         "run w.yaml --for soon",
         says="""\
 error[E0120]: --for takes a duration such as 30s, 5m or 1h, not 'soon'
-   = help: see 'dataflare --help'
+   = help: see 'dataflare run --help'
 """,
     ),
     Case(
@@ -246,7 +246,7 @@ error[E0120]: --for takes a duration such as 30s, 5m or 1h, not 'soon'
         "run w.yaml --for -5s",
         says="""\
 error[E0120]: --for takes a duration such as 30s, 5m or 1h, not '-5s'
-   = help: see 'dataflare --help'
+   = help: see 'dataflare run --help'
 """,
     ),
     Case(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import signal
 import sqlite3
@@ -10,6 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from dataflare.cli.wait import _is_there
+from dataflare.observability.view import ProcessView, RunView
 
 TIMED = """\
 name: timed
@@ -58,7 +62,7 @@ def test_what_is_earlier_is_there_when_it_returns(
             ids = {json.loads(line)["id"] for part in parts for line in part.open()}
             assert (rows, set(range(seconds * 1000)) <= ids) == (seconds * 1000, True)
         late = waited(tmp_path, "--until", "2030-01-01", "--timeout", "0.1s")
-        assert (late.returncode, "E0816" in late.stderr) == (1, True)
+        assert (late.returncode, "E0816" in late.stderr) == (4, True)
         run.send_signal(signal.SIGINT)
         _, said = run.communicate(timeout=60)
         assert run.returncode == 130, said
@@ -79,3 +83,30 @@ def test_a_run_that_has_finished_has_committed_all(
     assert json.loads(waited(tmp_path, "--json").stdout)["state"] == "finished"
     wrong = waited(tmp_path, "--until", "tomorrow")
     assert (wrong.returncode, "--until needs a time" in wrong.stderr) == (2, True)
+    wrong = waited(tmp_path, "--timeout", "xyz")
+    assert (wrong.returncode, "see 'dataflare wait --help'" in wrong.stderr) == (2, True)
+
+
+def test_a_run_that_is_still_to_begin_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATAFLARE_HOME", raising=False)
+    (tmp_path / "w.yaml").write_text(TIMED.replace("rate: 2000/s", "rows: 100"))
+    assert waited(tmp_path).returncode == 2, "it has never run"
+    for rows in (100, 200):
+        before = datetime.datetime.now(datetime.UTC).isoformat()
+        early = waited(tmp_path, "--since", before, "--timeout", "0.1s")
+        assert early.returncode == 4, "the run before does not count"
+        command_ = command("wait", "timed", "--since", before, "--timeout", "60s")
+        with subprocess.Popen(command_, cwd=tmp_path) as waiting:
+            text = TIMED.replace("rate: 2000/s", f"rows: {rows}")
+            (tmp_path / "w.yaml").write_text(text)
+            ran = subprocess.run(command("run", "w.yaml", "-q", "--fresh"), cwd=tmp_path)
+            assert (ran.returncode, waiting.wait(60)) == (0, 0)
+    future = waited(tmp_path, "--since", "2100-01-01", "--timeout", "0.1s")
+    assert future.returncode == 4
+
+
+def test_a_run_that_does_not_answer_has_committed_nothing_that_is_known() -> None:
+    silent = RunView("w", "", "does not answer", 0, 0, 0, ProcessView(0, 0.0))
+    assert not _is_there(silent, datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC))

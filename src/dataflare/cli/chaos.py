@@ -48,7 +48,7 @@ def chaos(
     exit status is 1 if one differs; the fewest faults that show it are printed. It is 1 too if no destination can be
     compared.
     """
-    for_s = common.seconds("--for", for_)
+    for_s = common.seconds("--for", for_, "dataflare chaos")
 
     def load(more: Sequence[str]) -> Workflow:
         return common.read_workflow(file, param, [*(sets or ()), *more], overlay, env)

@@ -149,8 +149,8 @@ def pairs(option: str, values: list[str] | None) -> list[tuple[str, str]]:
     return named_values
 
 
-def seconds(option: str, text: str | None) -> float | None:
-    """The seconds of a duration such as `30s` or `1h30m`. None for None."""
+def seconds(option: str, text: str | None, command: str) -> float | None:
+    """The seconds of a duration such as `30s` or `1h30m`. None for None. command: whose option it is."""
     if text is None:
         return None
     from dataflare.model.units import parse_duration
@@ -158,7 +158,8 @@ def seconds(option: str, text: str | None) -> float | None:
     try:
         return parse_duration(text)
     except ValueError:
-        raise bad_usage(f"{option} takes a duration such as 30s, 5m or 1h, not '{text}'") from None
+        message = f"{option} takes a duration such as 30s, 5m or 1h, not '{text}'"
+        raise bad_usage(message, command) from None
 
 
 def workflow_folder(workflow: str, file: Path | None = None) -> Path:

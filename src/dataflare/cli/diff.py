@@ -80,7 +80,7 @@ def diff(
         return common.read_workflow(file, param, sets, overlay, env)
 
     share = _share(sample)
-    wait_s = common.seconds("--wait", wait) or 0.0
+    wait_s = common.seconds("--wait", wait, "dataflare diff") or 0.0
     from dataflare.jobs import diff as jobs
 
     try:

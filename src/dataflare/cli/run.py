@@ -137,7 +137,7 @@ class Request(Struct):
     def run(self, tell: Callable[[RunResult], None]) -> RunResult:
         """Read the workflow, run it and show its progress. tell: reports the result, while the run still
         holds its lock."""
-        for_s = common.seconds("--for", self.for_)
+        for_s = common.seconds("--for", self.for_, "dataflare run")
         process.keep_freed_memory()
         self.workflow = common.read_workflow(
             self.file, self.params, self.sets, self.overlays, self.environment
