@@ -15,7 +15,7 @@ from dataflare.workflow import load_text
 def view(*stages: tuple[str, float, float, float], bounded: bool = True) -> RunView:
     kinds = ["source", *["operator"] * (len(stages) - 2), "destination"]
     made = [
-        StageView(name, kind, (name,), 1, 1, Spent(*times))
+        StageView(name, kind, (name,), 1, 1, Spent(*times), lived_s=sum(times))
         for (name, *times), kind in zip(stages, kinds, strict=True)
     ]
     edges = [EdgeView(a[0], b[0], "forward") for a, b in pairwise(stages)]
@@ -73,10 +73,15 @@ def test_a_step_that_was_busy_for_all_of_a_short_life_is_not_the_slowest() -> No
     assert found is not None
     assert (found.stage, found.text) == ("write", "write: busy 98% of the time")
     two = view(("read", 1, 0, 0), ("write", 12, 8, 0))
-    two.stages[1].tasks = 2
+    two.stages[1].lived_s = 10
     found = bottleneck(two)
     assert found is not None
     assert found.reason == "busy 60% of the time", "of two tasks for ten seconds"
+    # Of two tasks one had nothing to do, and ended at once.
+    two.stages[1].spent, two.stages[1].lived_s = Spent(9, 0.1, 0), 9
+    found = bottleneck(two)
+    assert found is not None
+    assert found.reason == "busy 89% of the time"
 
 
 def test_a_source_that_waits_until_its_rows_are_due_is_not_slow(tmp_path: Path) -> None:

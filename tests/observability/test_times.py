@@ -90,3 +90,14 @@ def test_the_value_at_a_bound_is_in_its_bucket() -> None:
     assert (histogram.counts[0], histogram.counts[-1]) == (3, 1)
     assert histogram.quantile(1.0) == LATENCY_BOUNDS_S[-1]
     assert Histogram().quantile(0.5) is None
+
+
+def test_a_stage_lives_as_long_as_the_longest_of_its_tasks_in_each_attempt() -> None:
+    times = JobTimes()
+    for lived in ((3.0, 1.0), (2.0,)):
+        for seconds in lived:
+            clock = times.of_task("read").clock
+            clock._seconds = [seconds, 0.0, 0.0]
+        times.end_attempt()
+    stage = times.stages()["read"]
+    assert (stage.lived_s, stage.spent.busy_s) == (5.0, 6.0)

@@ -132,6 +132,7 @@ class Attempt:
                 stage.parallelism,
                 known.alive,
                 known.spent,
+                lived_s=known.lived_s,
             )
         for task in self.tasks:
             view = views[task.spec.stage.id]

@@ -36,10 +36,12 @@ def bottleneck(now: RunView, before: RunView | None = None) -> Bottleneck | None
     if not stages or max(total.values()) < 0.05:
         return None
     # A stage that lived for a part of the run only is idle in the rest of it.
+    lived = _lived_since(now.stages, before)
     lasted_s = now.elapsed_s - (before.elapsed_s if before is not None else 0.0)
-    lasted_s = max(lasted_s, *(total[stage.name] / max(1, stage.tasks) for stage in stages))
+    lasted_s = max(lasted_s, *lived.values(), 0.001)
     shares = {
-        stage.name: spent[stage.name].busy_s / (lasted_s * max(1, stage.tasks)) for stage in stages
+        stage.name: spent[stage.name].busy_s / total[stage.name] * lived[stage.name] / lasted_s
+        for stage in stages
     }
     busiest = max(stages, key=lambda stage: shares[stage.name])
     share = shares[busiest.name]
@@ -59,6 +61,11 @@ def _named(stage: StageView) -> str:
 def _spent_since(stages: Sequence[StageView], before: RunView | None) -> dict[str, Spent]:
     earlier = {stage.name: stage.spent for stage in before.stages} if before else {}
     return {s.name: s.spent.since(earlier.get(s.name, Spent())) for s in stages}
+
+
+def _lived_since(stages: Sequence[StageView], before: RunView | None) -> dict[str, float]:
+    earlier = {stage.name: stage.lived_s for stage in before.stages} if before else {}
+    return {s.name: s.lived_s - earlier.get(s.name, 0.0) for s in stages}
 
 
 def _reason(stage: StageView, share: float, now: RunView, spent: Mapping[str, Spent]) -> str:

@@ -134,11 +134,13 @@ class TaskTimes(Struct):
 
 
 class StageTimes(Struct):
-    """Of all tasks of a stage, in all attempts of a run. alive: how many of them have not ended."""
+    """Of all tasks of a stage, in all attempts of a run. alive: how many of them have not ended. lived_s: how long the
+    longest of each attempt lived."""
 
     spent: Spent = field(default_factory=Spent)
     latency: Histogram | None = None
     alive: int = 0
+    lived_s: float = 0.0
 
     def add(self, task: TaskTimes) -> None:
         self.spent.add(task.clock.spent())
@@ -172,7 +174,11 @@ class JobTimes:
             latency = None
             if before.latency is not None:
                 latency = Histogram(list(before.latency.counts), before.latency.sum)
-            total[name] = StageTimes(replace(before.spent), latency)
+            total[name] = StageTimes(replace(before.spent), latency, lived_s=before.lived_s)
+        longest: dict[str, float] = {}
         for stage, task in self._tasks:
             total.setdefault(stage, StageTimes()).add(task)
+            longest[stage] = max(longest.get(stage, 0.0), task.clock.spent().total_s)
+        for stage, seconds in longest.items():
+            total[stage].lived_s += seconds
         return total

@@ -42,7 +42,7 @@ class StepView(Struct):
 
 class StageView(Struct):
     """Steps that run as one, named after the first. tasks: its parallel copies; alive: those that have not ended.
-    queued_rows: on their way to it."""
+    queued_rows: on their way to it. lived_s: how long the longest of its tasks lived."""
 
     name: str
     kind: str
@@ -52,6 +52,7 @@ class StageView(Struct):
     spent: Spent = field(default_factory=Spent)
     queued_rows: int = 0
     state_bytes: int = 0
+    lived_s: float = 0.0
 
 
 class EdgeView(Struct):
