@@ -20,6 +20,7 @@ import pytest
 
 from dataflare import RunOptions, load, run
 from dataflare.errors import DataFlareError
+from dataflare.observability.door import DOOR
 
 ROWS = 600
 WORKFLOW = """\
@@ -80,7 +81,7 @@ def damaged(folder: Path) -> Iterator[tuple[str, Path]]:
         nonlocal number
         number += 1
         target = folder.with_name(f"{folder.name}-{number}")
-        shutil.copytree(folder, target)
+        shutil.copytree(folder, target, ignore=shutil.ignore_patterns(DOOR))
         return target
 
     paths = sorted(path.relative_to(folder) for path in home.rglob("*"))

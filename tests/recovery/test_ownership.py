@@ -16,6 +16,7 @@ import pytest
 
 from dataflare import RunOptions, RunResult, load, run
 from dataflare.errors import DataFlareError
+from dataflare.observability.door import DOOR
 
 pytestmark = pytest.mark.rotates(2)
 
@@ -220,7 +221,7 @@ def test_the_next_run_does_not_need_the_checkpoints_of_a_finished_one(project: P
 
 def test_two_copies_of_one_state_folder_never_both_write(project: Path) -> None:
     go(project, "one")
-    shutil.copytree(project / "one", project / "two")
+    shutil.copytree(project / "one", project / "two", ignore=shutil.ignore_patterns(DOOR))
     add_rows(project, 300, 310)
     assert go(project, "one").error is None
     for _ in range(3):
@@ -233,7 +234,7 @@ def test_two_copies_of_one_state_folder_never_both_write(project: Path) -> None:
 
 def test_a_run_from_another_home_while_one_is_writing_ends_one_of_them(project: Path) -> None:
     kill(project, "one", "engine.after_manifest:2")
-    shutil.copytree(project / "one", project / "two")
+    shutil.copytree(project / "one", project / "two", ignore=shutil.ignore_patterns(DOOR))
     environ = {k: v for k, v in os.environ.items() if not k.startswith("DATAFLARE")}
     command = [sys.executable, "-m", "dataflare", "run", "w.yaml", "--quiet"]
     runs = [
