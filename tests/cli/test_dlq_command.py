@@ -68,7 +68,10 @@ def test_replayed_rows_come_in_once_however_often(ran: Path) -> None:
     said = answer(cli("dlq", "replay", "letters", "--json", cwd=ran))
     assert (said["replayed"], said["refused_again"], said["waiting"]) == (10, 0, 0)
     assert arrived(ran) == IDS
+    (run_id,) = said["run_ids"]
+    assert len(run_id) == 26
     again = answer(cli("dlq", "replay", "letters", "--json", cwd=ran))
+    assert again["run_ids"] == []
     assert (again["replayed"], again["waiting"]) == (0, 0)
     assert arrived(ran) == IDS
     assert waiting(ran) == 0

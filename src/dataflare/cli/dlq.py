@@ -324,5 +324,6 @@ def _replayed_json(workflow: str, outcome: Replayed, waiting: int) -> dict[str, 
         "replaced": len(outcome.replaced),
         "waiting": waiting,
         "left": dict(outcome.reasons),
+        "run_ids": [result.run_id for result in outcome.results],
         "error": error and error.to_json(),
     }
