@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from dataflare.errors import RunError
+from dataflare.observability.door import ask
+
 LIVE = """\
 name: live
 settings: {checkpoint: {interval: 50ms}}
@@ -109,6 +112,21 @@ def test_a_run_is_looked_at_while_it_runs(running: Path) -> None:
         True,
     )
     assert "E0203" in dataflare(running, "tap", "live", "out", "--where", "idd = 1").stderr
+
+
+@pytest.mark.parametrize("rate", ["inf", "nan", "0", "-5", "10001"])
+def test_a_rate_that_no_look_can_have_is_refused(tmp_path: Path, rate: str) -> None:
+    refused = dataflare(tmp_path, "tap", "live", "out", "--rate", rate)
+    assert (refused.returncode, "--rate" in refused.stderr) == (2, True)
+
+
+def test_no_question_at_the_door_harms_a_run(running: Path) -> None:
+    folder = running / ".dataflare" / "live"
+    for per_s in (1e308, float("inf"), float("nan"), -5, "nan", 10**400, None, True):
+        with pytest.raises(RunError, match="rows a second") as refused:
+            next(ask(folder, "tap", step="out", per_s=per_s))
+        assert refused.value.code == "E0404"
+    assert "row" in next(each for each in ask(folder, "tap", step="out", per_s=1e4) if each)
 
 
 def test_the_log_is_followed_and_its_level_changed(running: Path) -> None:

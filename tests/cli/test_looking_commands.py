@@ -98,6 +98,28 @@ def test_a_preview_as_ndjson_and_no_more_than_asked_for(tmp_path: Path) -> None:
     assert done.stdout == '{"id":1,"country":"DE","amount":5}\n'
 
 
+SECRETS = """
+name: kept
+sources:
+  rows: {type: inline, config: {rows: [{id: 4711, note: "with ${secret:HOOK}", brk: "password='x", end: "y' z\\x9b"}]}}
+destinations: {out: {type: blackhole, inputs: [rows]}}
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_preview_shows_no_secret_and_the_rest_as_it_is(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    write(tmp_path, "kept.yaml", SECRETS)
+    done = cli("preview", "kept.yaml", "rows", *options, cwd=tmp_path, HOOK="verysecret")
+    assert done.returncode == 0, done.stderr
+    assert "verysecret" not in done.stdout
+    assert "\x9b" not in done.stdout
+    if options:
+        row = {"id": 4711, "note": "with ***", "brk": "password='x", "end": "y' z\x9b"}
+        assert json.loads(done.stdout) == row
+
+
 def test_the_list_of_connectors_has_each_with_its_roles(tmp_path: Path) -> None:
     listed = {line.split()[0]: line for line in cli("connectors", cwd=tmp_path).stdout.splitlines()}
     for name in {*source_types(), *destination_types()}:

@@ -90,3 +90,18 @@ def test_many_batches_a_second_are_looked_at_a_few_times() -> None:
         tap.take(frame(n * 200, 200))
     assert len(shown) <= 12
     assert 150 < sum(shown) <= 200
+
+
+def test_a_look_that_fails_is_ended_and_the_others_go_on() -> None:
+    def fails(rows: pl.DataFrame) -> pl.DataFrame:
+        raise OverflowError("too much")
+
+    taps, broken, other = Taps(), Tap([1, 2], 100, hide=fails), Tap([1], 100)
+    taps.add(broken)
+    taps.add(other)
+    taps.take(1, frame(0, 1))
+    taps.take(1, frame(1, 1))
+    assert list(broken.rows(0.01)) == []
+    assert isinstance(broken.error, OverflowError)
+    taps.take(2, frame(2, 1))
+    assert (taken(other), other.error) == ([0, 1], None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import stat
 import threading
@@ -117,3 +118,41 @@ def test_what_the_run_refuses_is_an_error_with_its_words(tmp_path: Path) -> None
             connection.connect(str(tmp_path / DOOR))
             connection.sendall(b"no json\n")
             assert b"does not know" in connection.recv(1000)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(tmp_path / DOOR))
+            connection.sendall(b"[" * 60_000 + b"\n")
+            assert b"does not know" in connection.recv(1000)
+
+
+def test_a_door_where_too_many_wait_is_that_of_a_run_that_does_not_answer(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as deaf, contextlib.ExitStack() as waiting:
+        deaf.bind(str(tmp_path / DOOR))
+        deaf.listen(1)
+        for _ in range(2):
+            caller = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            caller.connect(str(tmp_path / DOOR))
+        view = living.view_of(tmp_path, patience_s=0.05)
+        assert view is not None
+        assert view.status == living.SILENT
+        with pytest.raises(DataFlareError, match="does not answer"):
+            next(living.answers_of(tmp_path, "tap", patience_s=0.05))
+
+
+def test_many_may_wait_at_a_door(tmp_path: Path) -> None:
+    with open_door(tmp_path, ANSWERS), contextlib.ExitStack() as all_of_them:
+        for _ in range(100):
+            caller = all_of_them.enter_context(socket.socket(socket.AF_UNIX))
+            caller.setblocking(False)
+            caller.connect(str(tmp_path / DOOR))
+
+
+def test_an_answer_that_fails_unforeseen_says_so(tmp_path: Path) -> None:
+    def broken(_: Mapping[str, Any]) -> Generator[dict[str, Any]]:
+        raise ArithmeticError
+        yield {}
+
+    with (
+        open_door(tmp_path, {"broken": broken}),
+        pytest.raises(DataFlareError, match="cannot answer this question: ArithmeticError"),
+    ):
+        next(ask(tmp_path, "broken"))

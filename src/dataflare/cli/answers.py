@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dataflare.errors import DataFlareError, InternalError, RunError
+from dataflare.formats.visible import visible_json
 from dataflare.security.redact import redact_all
 
 _answered = False
@@ -33,7 +34,8 @@ def print_json(value: Any, *, indent: bool = True) -> None:
     global _answered
     _answered = True
     redacted = redact_all(value)
-    print(json.dumps(redacted, indent=2 if indent else None, ensure_ascii=False, default=str))
+    text = json.dumps(redacted, indent=2 if indent else None, ensure_ascii=False, default=str)
+    print(visible_json(text))
 
 
 def is_wanted(args: Sequence[str]) -> bool:

@@ -9,7 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from dataflare.cli import human, tables, terminal
-from dataflare.formats.visible import visible
+from dataflare.formats.visible import visible, visible_json
+from dataflare.security.redact import redact
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,14 +19,17 @@ _CELL_MAX = 40
 
 
 def write_ndjson(frame: pl.DataFrame) -> None:
-    """Print one JSON object a line, as in the NDJSON files of destinations."""
-    from dataflare.formats.text_write import NdjsonText
+    """Print one JSON object a line, as in the NDJSON files of destinations, without secrets."""
+    import orjson
 
-    sys.stdout.write(NdjsonText().encode(frame).decode())
+    from dataflare.formats.shown_rows import rows_without_secrets
+
+    for row in rows_without_secrets(frame, redact):
+        sys.stdout.write(visible_json(orjson.dumps(row).decode()) + "\n")
 
 
 def print_frame(frame: pl.DataFrame, *, count: bool = True) -> None:
-    """Print a table with the type of each column under its name. It is transposed if it is wider than
+    """Print a table with the type of each column under its name, without secrets. It is transposed if it is wider than
     the terminal."""
     from dataflare.formats.text_write import for_python
 
@@ -75,5 +79,6 @@ def _types(frame: pl.DataFrame) -> dict[str, str]:
 
 
 def _cell(value: object) -> str:
-    text = "NULL" if value is None else visible(str(value).replace("\n", "⏎").replace("\t", "⇥"))
+    text = "NULL" if value is None else redact(str(value))
+    text = visible(text.replace("\n", "⏎").replace("\t", "⇥"))
     return text if len(text) <= _CELL_MAX else text[: _CELL_MAX - 1] + "…"

@@ -20,7 +20,6 @@ from rich.text import Text
 
 from dataflare.cli import common, human, terminal
 from dataflare.cli.progress import Notices
-from dataflare.security.redact import redact
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
@@ -108,7 +107,7 @@ class LiveView(Notices):
         if self.over:
             super().note(message)
         else:
-            self.live.console.print(redact(message))
+            self.live.console.print(terminal.notice_line(message))
 
     def draw(self) -> Group:
         """The current content of the view."""

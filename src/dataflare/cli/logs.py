@@ -14,6 +14,7 @@ import typer
 from dataflare.cli import common
 from dataflare.cli.status import File, KnownWorkflow
 from dataflare.errors import Blame, RunError
+from dataflare.formats.visible import visible_json, visible_line
 
 if TYPE_CHECKING:
     from dataflare.observability.logs import LogLine
@@ -80,6 +81,6 @@ def _following(folder: Path, run_id: str) -> Iterator[LogLine]:
 
 
 def _print(line: LogLine, as_json: bool) -> None:
-    text = orjson.dumps(dict(line)).decode() if as_json else line.text
+    text = visible_json(orjson.dumps(dict(line)).decode()) if as_json else visible_line(line.text)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()

@@ -52,4 +52,4 @@ class Notices(Progress):
 
     def note(self, message: str) -> None:
         """Show one notice."""
-        terminal.say(message)
+        terminal.say(terminal.notice_line(message))

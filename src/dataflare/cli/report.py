@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ import typer
 from dataflare.cli import answers, common, complete, human, tables, terminal
 from dataflare.cli.usage import bad_usage
 from dataflare.errors import Blame, RunError, WorkflowError, did_you_mean
+from dataflare.formats.visible import visible
 
 if TYPE_CHECKING:
     from dataflare.checkpoint.runs import RunRecord
@@ -97,7 +99,8 @@ def _write(text: str, output: Path | None) -> None:
         sys.stdout.write(text)
         return
     try:
-        output.write_text(text, encoding="utf-8")
+        with open(output, "w", encoding="utf-8", opener=_private) as file:
+            file.write(text)
     except OSError as error:
         raise RunError(
             f"the page cannot be written to {output}: {error.strerror or error}",
@@ -106,6 +109,11 @@ def _write(text: str, output: Path | None) -> None:
             help="name another file with --output",
         ) from None
     print(output)
+
+
+def _private(path: str, flags: int) -> int:
+    """A new page is for its owner alone, as the folder of its run is. A file that is there keeps its mode."""
+    return os.open(path, flags, 0o600)
 
 
 def _as_json(made: Report) -> dict[str, object]:
@@ -132,7 +140,7 @@ def _print(made: Report) -> None:
     took = human.span(made.duration_s or human.between(record.started_at, record.ended_at))
     terminal.print_heading(f"{record.workflow}  {record.run_id}  {record.status} after {took}")
     if record.error is not None:
-        print(f"{record.error.code}: {record.error.message}")
+        print(visible(f"{record.error.code}: {record.error.message}"))
     if made.recorded is not None and made.recorded.slowest:
         print(f"slowest step {made.recorded.slowest}")
     rows = [
@@ -149,5 +157,6 @@ def _print(made: Report) -> None:
         print(VALUES_HIDDEN)
     for group in made.failed:
         letters = human.counted(group.rows, "dead letter")
-        print(f"{group.step} {group.code}: {letters}, such as: {group.examples[0]['message']}")
+        example = group.examples[0]["message"]
+        print(visible(f"{group.step} {group.code}: {letters}, such as: {example}"))
     print(f"the whole report as a page: dataflare report {record.run_id} --html -o report.html")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dataflare.cli import answers, common, complete, human, living, tables
+from dataflare.formats.visible import visible_line
 
 if TYPE_CHECKING:
     from dataflare.observability.view import RunView, StepView
@@ -49,9 +50,9 @@ def status(workflow: Workflow = None, file: File = None, json: common.Json = Fal
     tables.print_table(columns, [_row(view) for view in views], right=right)
     for view in views:
         if view.message and view.status != "running":
-            print(f"{view.workflow}: {view.message}")
+            print(visible_line(f"{view.workflow}: {view.message}"))
         for line in [*held_back(view), *alerts(view)]:
-            print(f"{view.workflow}: {line}")
+            print(visible_line(f"{view.workflow}: {line}"))
     return 0
 
 

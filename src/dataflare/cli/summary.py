@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataflare.cli import common, human, terminal
+from dataflare.formats.visible import visible
 
 if TYPE_CHECKING:
     from dataflare.jobs import RunResult
@@ -111,7 +112,7 @@ def _print_lines(result: RunResult, workflow: Workflow, steps: Mapping[str, Any]
     if result.slowest and result.duration_s >= _SLOW_S:
         console.print(Text(f"  slowest step {result.slowest}", "dim"))
     for line in [*result.notes, *_next(result, workflow)]:
-        console.print(Text(f"  {line}", "dim"))
+        console.print(Text(f"  {visible(line)}", "dim"))
 
 
 def _rows(

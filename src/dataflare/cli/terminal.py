@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from dataflare.errors import DataFlareError, render
-from dataflare.formats.visible import visible
+from dataflare.formats.visible import visible, visible_line
 from dataflare.security.redact import redact
 
 if TYPE_CHECKING:
@@ -47,22 +47,27 @@ def print_error(error: DataFlareError) -> None:
 
         say("".join(traceback.format_exception(error)).rstrip())
     block = visible(render(error, redact))
-    _print(colour_block(block) if has_colour(sys.stderr) else block)
+    _write(colour_block(block) if has_colour(sys.stderr) else block)
 
 
 def print_warning(text: str) -> None:
     """Print a warning as one line on standard error."""
-    colour, text = has_colour(sys.stderr), visible(text)
-    say(f"{_YELLOW}warning{_OFF}: {text}" if colour else f"warning: {text}")
+    colour, text = has_colour(sys.stderr), notice_line(text)
+    _write(f"{_YELLOW}warning{_OFF}: {text}" if colour else f"warning: {text}")
 
 
 def say(text: str) -> None:
-    """Print a line on standard error, without secrets."""
-    _print(redact(text))
+    """Print text on standard error, without secrets. Control characters in it are shown, and do not act."""
+    _write(visible(redact(text)))
 
 
-def _print(text: str) -> None:
-    """If it cannot be written, it is lost, because there is no other place for it."""
+def notice_line(message: str) -> str:
+    """What a run says, as one line for a terminal: without secrets, and nothing in it acts or begins a line of its own."""
+    return visible_line(redact(message))
+
+
+def _write(text: str) -> None:
+    """Print a line. If it cannot be written, it is lost, because there is no other place for it."""
     try:
         print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):

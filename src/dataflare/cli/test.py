@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from dataflare.cli import answers, common, human, terminal
 from dataflare.cli.differences import counted, table, write_junit
 from dataflare.errors import DataFlareError, WorkflowError, raise_all
+from dataflare.formats.visible import visible
 from dataflare.security.redact import redact
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def _print_result(result: CaseResult) -> None:
             for line in table(differences):
                 print(f"    {line}")
     for line in result.failed_rows if result.status != "passed" else ():
-        print(f"  {redact(line)}")
+        print(f"  {visible(redact(line))}")
     if result.status != "passed":
         print()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dataflare.cli import human, living, status, terminal
+from dataflare.formats.visible import visible_line
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -101,9 +102,9 @@ def _of_run(view: RunView, before: RunView | None, width: int) -> Iterator[Rende
     for line in status.held_back(view):
         yield Text(f"  {line}", "red")
     for alert, line in zip(view.alerts, status.alerts(view), strict=True):
-        yield Text(f"  {line}", "red" if alert.state == "firing" else "yellow")
+        yield Text(f"  {visible_line(line)}", "red" if alert.state == "firing" else "yellow")
     if view.message and view.status != "running":
-        yield Text(f"  {view.message}", "yellow")
+        yield Text(f"  {visible_line(view.message)}", "yellow")
 
 
 def _stages(view: RunView, before: RunView | None, width: int) -> Table:

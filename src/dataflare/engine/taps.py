@@ -1,7 +1,7 @@
 """Look at some of the rows that go over an edge of a run, while it runs.
 
 Always true: rows and their order are as without a look; a tap that is not read, or that gets more rows than it may, drops
-rows and never waits.
+rows and never waits. A look that fails is ended, and the run goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import polars as pl
 
 from dataflare.expr import Typed
 
+RATES = (0.01, 10_000.0)
+"""The lowest and the highest rate of a look, in rows a second."""
 _LOOKED_MAX = 2_000
 """Of each batch, the condition is asked for so many rows at most."""
 _BATCHES_MAX = 64
@@ -23,7 +25,7 @@ _LOOKS_PER_S = 10
 
 class Tap:
     """One look. edges: those whose rows it takes. where: only rows for which this is true. per_s: how many rows a second at
-    most. hide: what is done to a frame before it is shown."""
+    most, within RATES. hide: what is done to a frame before it is shown. error: that ended it."""
 
     def __init__(
         self,
@@ -33,7 +35,9 @@ class Tap:
         hide: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        assert RATES[0] <= per_s <= RATES[1], per_s
         self.edges = frozenset(edges)
+        self.error: Exception | None = None
         self._where, self._per_s, self._hide, self._now = where, per_s, hide, now
         self._credit, self._credited_at = max(1.0, per_s), now()
         self._found: queue.Queue[pl.DataFrame | None] = queue.Queue(_BATCHES_MAX)
@@ -97,7 +101,12 @@ class Taps:
     def take(self, edge: int, frame: pl.DataFrame) -> None:
         """Rows go over an edge."""
         for tap in self.by_edge.get(edge, ()):
-            tap.take(frame)
+            try:
+                tap.take(frame)
+            except Exception as error:  # whatever it is, the run must go on
+                tap.error = error
+                tap.end()
+                self.remove(tap)
 
     def end(self) -> None:
         """The attempt has ended."""

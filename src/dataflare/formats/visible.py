@@ -20,3 +20,16 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return _CONTROLS.sub(lambda match: ascii(match.group())[1:-1], text)
+
+
+def visible_line(text: str) -> str:
+    """The same, on one line: also line feeds are written, so that a text cannot begin a line of its own."""
+    return visible(text).replace("\n", "\\n")
+
+
+def visible_json(text: str) -> str:
+    """JSON with control characters in its texts escaped: the same value. Whoever writes JSON leaves some of them as they
+    are."""
+    if text.isprintable():
+        return text
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match.group()):04x}", text)

@@ -8,11 +8,11 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from dataflare.engine.taps import Tap
 from dataflare.errors import RunError
-from dataflare.formats.text_write import NdjsonText
+from dataflare.formats.shown_rows import rows_without_secrets
+from dataflare.jobs.failures import as_dataflare_error
+from dataflare.jobs.tapping import rate_of
 from dataflare.jobs.watching import NO_ROWS, Watch
 from dataflare.observability.door import open_door
 
@@ -26,9 +26,10 @@ def _rows(watch: Watch, tap: Tap) -> Generator[Mapping[str, Any]]:
             if frame is None:
                 yield {}  # so that a caller that has gone is noticed
                 continue
-            text = watch.redacted(NdjsonText().encode(frame).decode())
-            for line in text.splitlines():
-                yield {"row": orjson.loads(line)}
+            for row in rows_without_secrets(frame, watch.redacted):
+                yield {"row": row}
+        if tap.error is not None:
+            raise as_dataflare_error(tap.error)
     finally:
         with contextlib.suppress(TimeoutError, RuntimeError):  # the run has ended
             watch.untap(tap)
@@ -42,11 +43,10 @@ def door_of(watch: Watch, home: Path) -> Iterator[None]:
         yield watch.ask().to_json()
 
     def tap(asked: Mapping[str, Any]) -> Generator[Mapping[str, Any]]:
+        per_s = rate_of(asked.get("per_s", 10))
         while not watch.has_ended:
             try:
-                made = watch.tap(
-                    str(asked["step"]), asked.get("where"), float(asked.get("per_s", 10))
-                )
+                made = watch.tap(str(asked["step"]), asked.get("where"), per_s)
             except RunError as error:
                 if error.code != NO_ROWS:
                     raise

@@ -7,7 +7,7 @@ from functools import partial
 
 import polars as pl
 
-from dataflare.engine.taps import Tap
+from dataflare.engine.taps import RATES, Tap
 from dataflare.errors import Blame, RunError
 from dataflare.expr import check_condition
 from dataflare.jobs.preview import with_words
@@ -36,6 +36,20 @@ def tap_of(stages: PhysicalPlan, plan: Plan, step: str, where: str | None, per_s
             help="use other columns in --where",
         )
     return Tap([edge.id for edge in edges], per_s, condition, partial(_shown, hidden))
+
+
+def rate_of(asked: object) -> float:
+    """The rate that a caller asks for. Raises RunError (E0404) for one that a look cannot have."""
+    low, high = RATES
+    is_number = isinstance(asked, int | float) and not isinstance(asked, bool)
+    if not is_number or not low <= asked <= high:  # type: ignore[operator]
+        raise RunError(
+            f"a look shows from {low:g} to {high:,.0f} rows a second, not {str(asked)[:40]}",
+            code="E0404",
+            blame=Blame.USER,
+            help="choose another rate",
+        )
+    return float(asked)  # type: ignore[arg-type]
 
 
 def _edges(plan: PhysicalPlan, step: str) -> list[Edge]:

@@ -22,6 +22,10 @@ DOOR = "door"
 _PATH_MAX = 100
 _LINE_MAX = 64 << 10
 
+_UNKNOWN = SystemError_(
+    "the run does not know this question", code="E0607", help="ask with its own version"
+)
+
 Answer = Callable[[Mapping[str, Any]], Generator[Mapping[str, Any]]]
 """Answers one kind of question, line by line. Called on a thread of its own."""
 
@@ -69,6 +73,8 @@ def ask(
                 connection.connect(f"{place}/{DOOR}")
             except (FileNotFoundError, ConnectionRefusedError) as error:
                 raise NotRunning from error
+            except BlockingIOError as error:  # too many wait at the door
+                raise TimeoutError("nobody opens the door") from error
         connection.sendall(json.dumps({"ask": what, **more}).encode() + b"\n")
         with connection.makefile("rb") as lines:
             for line in lines:
@@ -97,6 +103,7 @@ def _short(folder: Path) -> Iterator[str]:
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128
     answers: Mapping[str, Answer]
 
 
@@ -107,8 +114,12 @@ class _Handler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(OSError):  # the caller has gone
             try:
-                asked = json.loads(self.rfile.readline(_LINE_MAX))
-                answer = self.server.answers[asked["ask"]]
+                try:
+                    asked = json.loads(self.rfile.readline(_LINE_MAX))
+                    answer = self.server.answers[asked["ask"]]
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    self._refuse(_UNKNOWN)
+                    return
                 with contextlib.closing(answer(asked)) as lines:
                     for line in lines:
                         self._write(line)
@@ -117,12 +128,16 @@ class _Handler(socketserver.StreamRequestHandler):
             except TimeoutError:
                 help = "see what its process does"
                 self._refuse(SystemError_("the run does not answer", code="E0607", help=help))
+            except (ValueError, KeyError, TypeError, RecursionError):
+                self._refuse(_UNKNOWN)
             except RuntimeError:
                 help = "see dataflare runs"
                 self._refuse(SystemError_("the run has ended", code="E0607", help=help))
-            except (ValueError, KeyError, TypeError):
-                message = "the run does not know this question"
-                self._refuse(SystemError_(message, code="E0607", help="ask with its own version"))
+            except OSError:
+                raise
+            except Exception as error:  # the thread has nobody to tell except the caller
+                message = f"the run cannot answer this question: {type(error).__name__}"
+                self._refuse(SystemError_(message, code="E0607", help="see dataflare logs"))
 
     def _refuse(self, error: DataFlareError) -> None:
         facts = {"message": error.message, "code": error.code, "help": error.help}
