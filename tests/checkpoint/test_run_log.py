@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -173,3 +174,17 @@ def test_a_process_that_dies_before_its_end_has_not_reported(log: RunLog) -> Non
     path.write_text(text.replace('"reported": 1', '"reported": 0'))
     assert RunLog(log.folder).read("01A") == done
     assert "reported" not in done.to_json()
+
+
+def test_a_full_disk_does_not_make_a_failed_run_a_killed_one(log, monkeypatch):
+    log.start(record("01A"))
+
+    def full(*args, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs.files, "write_whole", full)
+    failure = RunFailure.of(DataError("the disk is full", code="E0603"))
+    many = {f"step{n}": {"rows_out": n} for n in range(1000)}
+    log.finish(record("01A", status="failed", ended_at=STARTED, error=failure, counts=many))
+    found = log.find("01A")
+    assert (found.status, found.error, found.reported) == ("failed", failure, True)

@@ -79,3 +79,41 @@ def test_a_run_must_be_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert json.loads(ran)["status"] == "finished"
     assert (tmp_path / "out.csv").read_text() == "n,m\n1,2\n"
     assert len(json.loads(runs)) == 1
+
+
+def test_lines_of_files_elsewhere_are_not_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATAFLARE_HOME", raising=False)
+    folder = tmp_path / "flows"
+    folder.mkdir()
+    (tmp_path / "keys.yaml").write_text("private_word: 5\n")
+    (folder / "near.yaml").write_text("nearby_word: 5\n")
+    outer = f"include: [../keys.yaml]\n{WORKFLOW}"
+    (folder / "outer.yaml").write_text(outer)
+    (folder / "inner.yaml").write_text(f"include: [near.yaml]\n{WORKFLOW}")
+    _, (*hidden, shown) = ask(
+        folder,
+        ("validate", {"file": "outer.yaml"}),
+        ("plan", {"file": "outer.yaml"}),
+        ("preview", {"file": "outer.yaml", "step": "f"}),
+        ("validate", {"text": outer.replace("../keys.yaml", str(tmp_path / "keys.yaml"))}),
+        ("validate", {"file": "inner.yaml"}),
+    )
+    for answer in hidden:
+        error = json.loads(answer)["error"]
+        assert (error["code"], error["spots"][0]["line"]) == ("E0103", 1)
+        assert "private_word" not in answer
+    assert "nearby_word" in json.loads(shown)["error"]["message"]
+
+
+def test_a_preview_for_an_assistant_has_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATAFLARE_HOME", raising=False)
+    text = WORKFLOW.replace(
+        "{n: 1, m: 2}", "{n: 1, m: 2, url: 'postgres://u:${HOOK:-hookpass}@db/x'}"
+    )
+    (tmp_path / "w.yaml").write_text(text)
+    _, (rows,) = ask(tmp_path, ("preview", {"file": "w.yaml", "step": "f"}))
+    assert json.loads(rows) == {"n": 1, "m": 2, "url": "postgres://u:***@db/x"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -310,3 +311,36 @@ destinations: {o: {type: blackhole, inputs: [a]}}
     workflow = load_text(text, base=tmp_path)
     run(workflow, RunOptions(tmp_path / "home", tell=lambda r: order.append("told"), end=end))
     assert order == ["told", ("finished", True, True)]
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code"),
+    [
+        (RunError("no address", code="E0607"), "failed", "E0607"),
+        (OSError(28, "No space left on device"), "failed", "E0603"),
+        (KeyboardInterrupt(), "stopped", None),
+    ],
+)
+def test_a_run_that_ends_while_it_starts_is_recorded_with_its_error(
+    tmp_path: Path, raised: BaseException, status: str, code: str | None
+) -> None:
+    @contextlib.contextmanager
+    def observer(watch: object) -> Iterator[None]:
+        raise raised
+        yield
+
+    workflow = load_text(WORKFLOW_OF_ONE, base=tmp_path)
+    home = tmp_path / "home"
+    with pytest.raises(type(raised)):
+        run(workflow, RunOptions(home, observers=[observer]))
+    (found,) = RunLog(home / "one").list()
+    assert (found.status, found.error.code if found.error else None) == (status, code)
+    assert found.ended_at is not None
+    assert run(workflow, RunOptions(home)).status == "finished"
+
+
+WORKFLOW_OF_ONE = """
+name: one
+sources: {a: {type: inline, config: {rows: [{id: 1}]}}}
+destinations: {out: {type: blackhole, inputs: [a]}}
+"""

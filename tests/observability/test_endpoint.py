@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -133,11 +134,32 @@ def test_an_address_that_is_taken_is_an_error_that_says_so() -> None:
     assert error.value.code == "E0607"
 
 
+def test_a_client_that_goes_early_leaves_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    with serving("127.0.0.1", 0, list) as port:
+        for sent in (
+            b"",
+            b"GET /met",
+            b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"\xff\x00\r\n\r\n",
+        ):
+            client = socket.create_connection(("127.0.0.1", port))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(sent)
+            client.close()  # with a reset
+        assert get(f"http://127.0.0.1:{port}/health/live")[0] == 200
+        while any(
+            t.name.startswith("Thread") and "process_request" in t.name
+            for t in threading.enumerate()
+        ):
+            pass
+    assert capfd.readouterr().err == ""
+
+
 def test_addresses() -> None:
     assert parsed("0.0.0.0:80") == ("0.0.0.0", 80)
     assert parsed("[::1]:9464") == ("::1", 9464)
     assert parsed(":9464") == ("127.0.0.1", 9464)
-    for wrong in ("9464", "localhost", "h:x", "h:70000"):
+    for wrong in ("9464", "localhost", "h:x", "h:70000", "h:²", "h:٩٤٦٤"):
         with pytest.raises(ValueError, match=wrong):
             parsed(wrong)
 

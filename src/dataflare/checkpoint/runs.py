@@ -30,6 +30,8 @@ from dataflare.model.new_fields import Columns
 from dataflare.security.redact import redact_all
 
 KEEP_RUNS = 500
+_BLOCK = 4096
+"""So many bytes of a file can be written over on a full disk, whatever the file had before."""
 _CURRENT_VERSION = 2
 _UNCHECKED_VERSION = 1
 """The version of files without a checksum."""
@@ -141,7 +143,10 @@ class RunLog:
         nothing lies between the two: "reported" is one byte of memory that the file shares. Losing it in
         a power cut is harmless.
         """
-        path = self._write(replace(record, reported=False))
+        try:
+            path = self._write(replace(record, reported=False))
+        except DataFlareError:
+            path = self._written_over(replace(record, reported=False))
         try:
             with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
                 content[content.find(_UNREPORTED) + len(_UNREPORTED) - 1] = ord("1")
@@ -215,11 +220,28 @@ class RunLog:
             return None
 
     def _write(self, record: RunRecord) -> Path:
-        path = self._runs / f"{record.run_id}.json"
+        path = self._path(record)
         with files.writing("the run history"):
-            value = {**redact_all(record.to_json()), "reported": int(record.reported)}
-            files.write_whole(path, _json(value))
+            files.write_whole(path, _bytes(record))
         return path
+
+    def _written_over(self, record: RunRecord) -> Path:
+        """The record in the place that its beginning has on the disk, because the disk has no room for another: what filled
+        the disk is then known. A power cut in this moment loses the record."""
+        path, data = self._path(record), _bytes(record)
+        if len(data) > _BLOCK:
+            data = _bytes(replace(record, counts={}, carried={}))
+        with files.writing("the run history"), path.open("r+b") as file:
+            file.write(data)
+            file.truncate()
+        return path
+
+    def _path(self, record: RunRecord) -> Path:
+        return self._runs / f"{record.run_id}.json"
+
+
+def _bytes(record: RunRecord) -> bytes:
+    return _json({**redact_all(record.to_json()), "reported": int(record.reported)})
 
 
 def read_current(path: Path, owner: str) -> Current | None:

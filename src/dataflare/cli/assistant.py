@@ -1,11 +1,14 @@
 """The tools that `dataflare mcp` offers to assistants.
 
 Each tool is a command of this program, run in a process of its own with `--json`: an assistant sees what a person would,
-with the same checks, and no secret. Nothing is written or run, except by `run`, which must be allowed.
+with the same checks, and no secret. No destination is written, except by `run`, which must be allowed. To look at a
+workflow imports its Python modules, so their code runs.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,6 +22,7 @@ from pydantic import Field
 from dataflare.cli.pages import found_in, page_names, page_text
 
 _PATIENCE_S = 120
+_ELSEWHERE = "an included file outside the workflow's folder is wrong at this place; its text is not shown to assistants"
 _READ = ToolAnnotations(read_only_hint=True)
 _INSTRUCTIONS = """\
 DataFlare moves data between systems and transforms it on the way, from one YAML file. Look up connectors, functions and docs
@@ -46,20 +50,21 @@ def validate(
     file: Annotated[str | None, Field(description="The path of a workflow file.")] = None,
     text: Annotated[str | None, Field(description="Or its text, instead of a file.")] = None,
 ) -> str:
-    """Check a workflow without any network: syntax, names, types, expressions, options. JSON; errors have a place and help."""
+    """Check a workflow without any network: syntax, names, types, expressions, options. Imports the Python modules that it
+    names, so their code runs. JSON; errors have a place and help."""
     if (file is None) == (text is None):
         return '{"error": "give either a file or a text"}'
     if file is not None:
-        return _command("validate", file, "--json")
+        return _of_file(file, "validate", file, "--json")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "workflow.yaml"
         path.write_text(text or "", encoding="utf-8")
-        return _command("validate", str(path), "--json")
+        return _of_file(str(path), "validate", str(path), "--json")
 
 
 def plan(file: File) -> str:
-    """How a workflow will run: fused steps, pushed-down filters, exchanges, and the guarantee of each destination with its reason. JSON."""
-    return _command("plan", file, "--format", "json")
+    """How a workflow will run: fused steps, pushed-down filters, exchanges, and the guarantee of each destination with its reason. Imports the Python modules of the workflow, so their code runs. JSON."""
+    return _of_file(file, "plan", file, "--format", "json")
 
 
 def preview(
@@ -67,13 +72,13 @@ def preview(
     step: Annotated[str, Field(description="A step, or one output of it (router.eu).")],
     rows: Annotated[int, Field(ge=1, le=1000, description="How many rows.")] = 20,
 ) -> str:
-    """The first rows that reach a step, one JSON object a line. Sources are read; nothing is written."""
-    return _command("preview", file, step, "--rows", str(rows), "--json")
+    """The first rows that reach a step, one JSON object a line. Sources are read, and Python code of the workflow runs; no destination is written."""
+    return _of_file(file, "preview", file, step, "--rows", str(rows), "--json")
 
 
 def lineage(file: File) -> str:
-    """Which columns of the sources each column of a destination comes from. JSON."""
-    return _command("lineage", file, "--json")
+    """Which columns of the sources each column of a destination comes from. Imports the Python modules of the workflow, so their code runs. JSON."""
+    return _of_file(file, "lineage", file, "--json")
 
 
 def connectors(
@@ -127,7 +132,31 @@ def run(
     file: File, fresh: Annotated[bool, Field(description="Forget earlier runs.")] = False
 ) -> str:
     """Run a workflow to its end, or for a minute if it has none, and report what it did. It writes to its destinations. JSON."""
-    return _command("run", file, "--for", "60s", "--json", *(["--fresh"] if fresh else []))
+    return _of_file(file, "run", file, "--for", "60s", "--json", *(["--fresh"] if fresh else []))
+
+
+def _of_file(file: str, *args: str) -> str:
+    """What a command prints of a workflow, without texts of files outside its folder: `include` reads any file."""
+    said = _command(*args)
+    try:
+        answer = json.loads(said)
+    except ValueError:  # rows, one a line
+        return said
+    shown = _without_texts_of_others(answer, Path(file).resolve().parent)
+    return said if shown == answer else json.dumps(shown, ensure_ascii=False)
+
+
+def _without_texts_of_others(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_without_texts_of_others(each, folder) for each in value]
+    if not isinstance(value, dict):
+        return value
+    spots = value.get("spots")
+    if "code" in value and isinstance(spots, list):
+        if all(Path(spot["file"]).resolve().is_relative_to(folder) for spot in spots):
+            return value
+        return {**value, "message": _ELSEWHERE, "step": None, "notes": [], "help": None}
+    return {name: _without_texts_of_others(each, folder) for name, each in value.items()}
 
 
 def _command(*args: str) -> str:
@@ -142,7 +171,12 @@ def _command(*args: str) -> str:
         stdin=subprocess.DEVNULL,
     )
     said: Any = done.stdout.strip()
-    return said if said else done.stderr.strip() or "{}"
+    if said:
+        return said
+    # Lines of files stand behind a gutter there.
+    lines = [line for line in done.stderr.splitlines() if not _GUTTER.match(line)]
+    return "\n".join(lines).strip() or "{}"
 
 
+_GUTTER = re.compile(r"\s*\d* \|")
 _OWN = ("--json", "--format", "--rows", "--lines", "--for", "--fresh")

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from dataflare.checkpoint.runs import RunFailure, RunRecord, utc_text
 from dataflare.errors import Blame, DataFlareError, InternalError, SystemError_
 from dataflare.workflow.model import Workflow
 from dataflare.workflow.places import mentioned
+
+if TYPE_CHECKING:
+    from dataflare.jobs.lineage import Lineage
 
 
 def place(workflow: Workflow, error: DataFlareError) -> DataFlareError:
@@ -22,6 +32,24 @@ def place(workflow: Workflow, error: DataFlareError) -> DataFlareError:
     if error.step is None and len(likely) == 1:
         error.at(step=likely[0][0], spot=likely[0][1])
     return error
+
+
+@contextlib.contextmanager
+def recorded_failure(lineage: Lineage, record: RunRecord) -> Iterator[None]:
+    """Record the error of a run that ends here with one, such as an address for metrics that is taken: without it the run
+    would be listed as killed. What a run had committed before stays so. The error is raised as it is."""
+    try:
+        yield
+    except BaseException as raised:
+        failed = replace(record, status="stopped", ended_at=utc_text(time.time()))
+        if isinstance(raised, Exception):
+            error = place(lineage.workflow, as_dataflare_error(raised))
+            failed = replace(failed, status="failed", error=RunFailure.of(error))
+        # Not on a thread: whatever ends the run must not end this too. A full disk may refuse it.
+        with contextlib.suppress(OSError, DataFlareError):
+            if not lineage.current.finished:
+                lineage.log.finish(failed)
+        raise
 
 
 def as_dataflare_error(raised: Exception) -> DataFlareError:

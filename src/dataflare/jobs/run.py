@@ -45,7 +45,7 @@ from dataflare.jobs.closing import (
     with_deleted,
 )
 from dataflare.jobs.counting import policies_of
-from dataflare.jobs.failures import as_dataflare_error, place
+from dataflare.jobs.failures import as_dataflare_error, place, recorded_failure
 from dataflare.jobs.going_on import state_before
 from dataflare.jobs.interrupts import interruptible
 from dataflare.jobs.known_tables import expanded_to_run
@@ -189,6 +189,14 @@ class _Run:
         )
         await in_thread(log.start, record)
         self.watch.recorder.folder, self.watch.plan = self.lineage.folder, plan
+        with recorded_failure(self.lineage, record):
+            result, carried = await self._watched(plan, resume)
+        await self.watch.recorder.end(result)
+        await self._tell(result, ended(record, result, carried))
+        return result
+
+    async def _watched(self, plan: Plan, resume: bool) -> tuple[RunResult, dict[str, Any] | None]:
+        """Returns how the run ended, and the values that sources carry."""
         with self.watch.watched():
             async with alerting(self.watch, self.lineage.folder):
                 self.watch.log.log("info", "run", f"run {self.run_id} has begun")
@@ -204,10 +212,7 @@ class _Run:
             self.metrics.rewind(keep=visible_at_once(plan.stages))
         if status == "failed":
             self.watch.warnings.extend(what_is_visible(plan.stages, self.metrics))
-        result = self._result(status, error)
-        await self.watch.recorder.end(result)
-        await self._tell(result, ended(record, result, carried))
-        return result
+        return self._result(status, error), carried
 
     async def _after_adopted(self, plan: Plan, carried: dict[str, Any]) -> tuple[Plan, bool]:
         """The adopted run had finished. Begin a new run of its lineage, with its carried values."""

@@ -25,7 +25,7 @@ answer."""
 def parsed(address: str) -> tuple[str, int]:
     """`127.0.0.1:9464`, `[::1]:9464` or `:9464`, which is loopback. Raises ValueError."""
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError(address)
     return host.strip("[]") or "127.0.0.1", int(port)
 
@@ -66,6 +66,9 @@ def _exposition() -> Callable[[Sequence[RunView]], bytes]:
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     allow_reuse_address = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that sends half a request, or goes before its answer, says nothing of the run."""
 
 
 class _Quiet(WSGIRequestHandler):
