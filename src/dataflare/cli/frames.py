@@ -22,7 +22,7 @@ def write_ndjson(frame: pl.DataFrame) -> None:
     """Print one JSON object a line, as in the NDJSON files of destinations, without secrets."""
     import orjson
 
-    from dataflare.formats.shown_rows import rows_without_secrets
+    from dataflare.security.shown_rows import rows_without_secrets
 
     for row in rows_without_secrets(frame, redact):
         sys.stdout.write(visible_json(orjson.dumps(row).decode()) + "\n")

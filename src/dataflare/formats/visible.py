@@ -28,7 +28,7 @@ def visible_line(text: str) -> str:
 
 
 def visible_json(text: str) -> str:
-    """JSON with control characters in its texts escaped: the same value. Whoever writes JSON leaves some of them as they
+    """JSON with control characters in its texts escaped: the same value. Encoders of JSON leave some of them as they
     are."""
     if text.isprintable():
         return text

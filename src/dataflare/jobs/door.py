@@ -10,11 +10,11 @@ from typing import Any
 
 from dataflare.engine.taps import Tap
 from dataflare.errors import RunError
-from dataflare.formats.shown_rows import rows_without_secrets
 from dataflare.jobs.failures import as_dataflare_error
 from dataflare.jobs.tapping import rate_of
 from dataflare.jobs.watching import NO_ROWS, Watch
 from dataflare.observability.door import open_door
+from dataflare.security.shown_rows import rows_without_secrets
 
 _SILENT_S, _PAUSE_S = 1.0, 0.1
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from dataflare.formats.shown_rows import rows_without_secrets
 from dataflare.formats.visible import visible_json, visible_line
 from dataflare.security.redact import Redactor
+from dataflare.security.shown_rows import rows_without_secrets
 
 
 def shown(columns: dict[str, object], *secrets: str) -> list[dict[str, object]]:
