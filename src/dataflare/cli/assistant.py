@@ -170,11 +170,11 @@ def _command(*args: str) -> str:
         timeout=_PATIENCE_S,
         stdin=subprocess.DEVNULL,
     )
-    said: Any = done.stdout.strip()
+    said = str(done.stdout).strip()
     if said:
         return said
     # Lines of files stand behind a gutter there.
-    lines = [line for line in done.stderr.splitlines() if not _GUTTER.match(line)]
+    lines = [line for line in str(done.stderr).splitlines() if not _GUTTER.match(line)]
     return "\n".join(lines).strip() or "{}"
 
 
