@@ -183,13 +183,14 @@ def workflow_folder(workflow: str, file: Path | None = None) -> Path:
 
 
 def known_workflows() -> list[str]:
-    """The workflows that have run in `home()`, by name."""
+    """The workflows that run in `home()`, or have run there, by name."""
     return _workflows_in(home())
 
 
 def _workflows_in(home: Path) -> list[str]:
     try:
-        return sorted(folder.name for folder in home.iterdir() if (folder / "runs").is_dir())
+        known = (f for f in home.iterdir() if (f / "runs").is_dir() or (f / "door").exists())
+        return sorted(folder.name for folder in known)
     except OSError:
         return []
 

@@ -21,15 +21,12 @@ if TYPE_CHECKING:
 def observers(
     home: Path, metrics: str | None, otlp: str | None, openlineage: str | None = None
 ) -> list[Callable[[Watch], AbstractContextManager[object]]]:
-    """home: where its log is, and where `status`, `top` and `tap` find the run. metrics: where to serve them, `127.0.0.1:9464`. otlp: where to push them; None: where the variables of OpenTelemetry say. openlineage: where to send events of
+    """home: where its log is. metrics: where to serve them, `127.0.0.1:9464`. otlp: where to push them; None: where the variables of OpenTelemetry say. openlineage: where to send events of
     OpenLineage, in the same way. Raises a usage error."""
-    from dataflare.jobs.door import door_of
-
     found: list[Callable[[Watch], AbstractContextManager[object]]] = [
         lambda watch: watch.log.writing(
             home / watch.workflow.name, lambda text: watch.warn([text])
         ),
-        lambda watch: door_of(watch, home),
     ]
     if metrics is not None:
         host, port = _address(metrics)

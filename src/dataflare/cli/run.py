@@ -144,6 +144,7 @@ class Request(Struct):
         )
         from dataflare.checkpoint.home import move_old_state
         from dataflare.jobs import RunOptions, run
+        from dataflare.jobs.door import door_of
 
         home = common.home_of(self.file)
         observers = observing.observers(home, self.metrics, self.otlp, self.openlineage)
@@ -172,6 +173,7 @@ class Request(Struct):
                 tell=tell_alone,
                 end=lambda result: process.end(status),
                 observers=observers,
+                door=lambda watch: door_of(watch, home),
             )
             return run(self.workflow, options)
 

@@ -12,10 +12,44 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+from dataflare.sdk.threads import completed
 
 INTERRUPTED_STATUS = 130
 _CAUGHT = (signal.SIGINT, signal.SIGTERM)
+_LEAVING_S = 2.0
+"""How long work that was left may take to end."""
+
+T = TypeVar("T")
+
+
+class LeftEarly(Exception):
+    """A run was stopped before it read anything."""
+
+
+async def unless_left(
+    leave: asyncio.Event, work: Awaitable[T], *, is_begun: Callable[[], bool] = lambda: False
+) -> T:
+    """The result of work that comes before rows are read. Where `leave` is set meanwhile, the work is cancelled and
+    LeftEarly is raised: also if a call of it hangs. is_begun: whether it reads rows now; then it ends by itself."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(leave.wait())
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if working.done() or is_begun():
+            return await working
+        working.cancel()
+        done, _ = await asyncio.wait([working], timeout=_LEAVING_S)
+        if done and not working.cancelled() and working.exception() is None:
+            return working.result()
+        raise LeftEarly
+    except asyncio.CancelledError:
+        working.cancel()
+        await completed(asyncio.gather(working, return_exceptions=True))
+        raise
+    finally:
+        leaving.cancel()
 
 
 @contextlib.contextmanager

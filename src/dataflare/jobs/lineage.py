@@ -8,6 +8,7 @@ there is an old one.
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -19,14 +20,14 @@ from msgspec.structs import replace
 from dataflare.checkpoint.files import workflow_folder
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.object_store import Bucket, ObjectStore, fetch_lineages
-from dataflare.checkpoint.runs import Current, RunLog, RunRecord, learned_by
+from dataflare.checkpoint.runs import Current, RunLog, RunRecord, learned_by, utc_text
 from dataflare.checkpoint.savepoints import Savepoints
 from dataflare.checkpoint.source_record import read_source
 from dataflare.checkpoint.store import LocalStore, Storage, lineages_in, newest_manifest
 from dataflare.engine.coordinator import Identity
 from dataflare.errors import Blame, CheckpointError, RunError
 from dataflare.jobs.absent_tables import with_absent
-from dataflare.jobs.changes import compare
+from dataflare.jobs.changes import compare, types_of
 from dataflare.jobs.from_savepoint import (
     UNCOUNTED_ATTEMPTS,
     Restored,
@@ -68,6 +69,22 @@ class Lineage:
         self.restored: Restored | None = None
         self._bucket: Bucket | None = None
         self._writing = threading.Lock()
+
+    def identity(self) -> Identity:
+        """Of an attempt of this run."""
+        current = self.current
+        return Identity(
+            current.lineage, self.run_id, current.attempt, self.workflow.fingerprints(),
+            workflow=self.workflow.name, types=types_of(self.workflow),
+        )  # fmt: skip
+
+    def record(self) -> RunRecord:
+        """Of this run, which begins now."""
+        current, file = self.current, self.workflow.file
+        return RunRecord(
+            self.run_id, self.workflow.name, current.lineage, current.attempt, utc_text(time.time()),
+            file=str(file.absolute()) if file else None, fingerprints=self.workflow.fingerprints(),
+        )  # fmt: skip
 
     def grow(self, workflow: Workflow, options: RunOptions) -> None:
         """The same workflow with more tables. options: of a run that goes on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -27,7 +27,8 @@ class RunOptions(Struct, frozen=True):
     a process that is started again after a kill between the record and its end would run again. stdout:
     where `stdout` destinations print, in place of standard output; it is not closed. storage: makes the store
     of checkpoints from the workflow's folder and the lineage; called at each start and each restart. observers: each is
-    entered when the run has its lock, and left before the result is told; they may ask the run on threads of their own."""
+    entered when the run has its lock, and left before the result is told; they may ask the run on threads of their own. door:
+    the same, entered before the plan is made."""
 
     home: Path
     fresh: bool = False
@@ -42,3 +43,4 @@ class RunOptions(Struct, frozen=True):
     stdout: IO[str] | None = None
     storage: Callable[[Path, str], Storage] = LocalStore
     observers: Sequence[Callable[[Watch], AbstractContextManager[object]]] = ()
+    door: Callable[[Watch], AbstractContextManager[object]] = nullcontext

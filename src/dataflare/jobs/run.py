@@ -26,14 +26,9 @@ from dataflare.checkpoint.runs import RunRecord, new_run_id, utc_text
 from dataflare.checkpoint.store import Storage
 from dataflare.engine.attempt import Attempt, Ending, Start
 from dataflare.engine.coordinator import Identity
-from dataflare.errors import (
-    CheckpointError,
-    DataFlareError,
-    Retry,
-)
+from dataflare.errors import CheckpointError, DataFlareError, Retry
 from dataflare.jobs.absent_tables import with_absent
 from dataflare.jobs.alerting import alerting
-from dataflare.jobs.changes import types_of
 from dataflare.jobs.closing import (
     closing_warnings,
     doubts_of,
@@ -47,7 +42,7 @@ from dataflare.jobs.closing import (
 from dataflare.jobs.counting import policies_of
 from dataflare.jobs.failures import as_dataflare_error, place, recorded_failure
 from dataflare.jobs.going_on import state_before
-from dataflare.jobs.interrupts import interruptible
+from dataflare.jobs.interrupts import LeftEarly, interruptible, unless_left
 from dataflare.jobs.known_tables import expanded_to_run
 from dataflare.jobs.learning import appeared_lines, refuse_more, with_fields
 from dataflare.jobs.lineage import Lineage, scratch_of
@@ -107,6 +102,7 @@ async def arun(workflow: Workflow, options: RunOptions) -> RunResult:
             if cancelled is not None:
                 running.cancel()
             job.stop.set()
+            job.leave.set()
             cancelled = error
     if cancelled is None:
         return running.result()
@@ -128,6 +124,8 @@ class _Run:
         self.notes: dict[str, Sequence[str]] = {}
         self.letters_at: Mapping[str, str] = {}
         self.stop = asyncio.Event()
+        self._door = contextlib.ExitStack()
+        self.leave = asyncio.Event()  # set where no row needs to be read before the end
 
     def _use(self, workflow: Workflow) -> None:
         self.workflow = workflow
@@ -146,6 +144,19 @@ class _Run:
                 return await self._begun()
 
     async def _begun(self) -> RunResult:
+        folder = self.lineage.folder
+        await in_thread(make_state_folder, folder)
+        with RunLock(folder, self.run_id, utc_text(time.time())), self._door:
+            self._door.enter_context(self.watch.at_door())
+            async with own_threads():  # the lock is held until they are done
+                try:
+                    plan = await unless_left(self.leave, self._planned())
+                except LeftEarly:
+                    return self._left()
+                with unread(plan, self._nobody_reads):
+                    return await self._locked(plan)
+
+    async def _planned(self) -> Plan:
         with_tables = await expanded_to_run(self.workflow, self.options, self.retries)
         if with_tables is not self.workflow:
             self._use(with_tables)
@@ -154,14 +165,16 @@ class _Run:
             self.watch.say("all rows are committed at the end of the run: see `dataflare plan`")
         self.watch.warn(doubts_of(plan))
         self.letters_at = letter_places(plan.stages)
-        folder = self.lineage.folder
-        await in_thread(make_state_folder, folder)
-        with (
-            unread(plan, self._nobody_reads),
-            RunLock(folder, self.run_id, utc_text(time.time())),
-        ):
-            async with own_threads():  # the lock is held until they are done
-                return await self._locked(plan)
+        return plan
+
+    def _left(self) -> RunResult:
+        """Say that the run was stopped before there was a plan: nothing of it needs to be recorded."""
+        result = self._result(self._stopped_by(), None)
+        self._door.close()
+        for told in (self.options.tell, self.options.end):
+            if told is not None:
+                told(result)
+        return result
 
     async def _plan(self, learned: Mapping[str, Columns]) -> Plan:
         return await plan_async(
@@ -177,17 +190,8 @@ class _Run:
         if unreported is not None and not self.options.fresh and not self.options.savepoint:
             return await self._tell_late(unreported)
         resume = await self.lineage.begin(plan)
-        current, log = self.lineage.current, self.lineage.log
-        record = RunRecord(
-            self.run_id,
-            self.workflow.name,
-            current.lineage,
-            current.attempt,
-            utc_text(time.time()),
-            file=str(self.workflow.file.absolute()) if self.workflow.file else None,
-            fingerprints=self.workflow.fingerprints(),
-        )
-        await in_thread(log.start, record)
+        record = self.lineage.record()
+        await in_thread(self.lineage.log.start, record)
         self.watch.recorder.folder, self.watch.plan = self.lineage.folder, plan
         with recorded_failure(self.lineage, record):
             result, carried = await self._watched(plan, resume)
@@ -223,6 +227,7 @@ class _Run:
         """Say how the run ended, then record that it was said: the last act of a run. A process that
         is killed before that leaves it to the next command."""
         told = False
+        self._door.close()
         try:
             if self.options.tell is not None:
                 self.options.tell(result)
@@ -259,7 +264,11 @@ class _Run:
         try:
             while True:
                 try:
-                    return await self._attempt(plan, resume)
+                    attempt = self._attempt(plan, resume)
+                    return await unless_left(self.leave, attempt, is_begun=self._reads)
+                except LeftEarly:
+                    self.watch.attempt = None
+                    return self._stopped_by(), None, None
                 except asyncio.CancelledError:
                     raise
                 except (FieldsAppeared, TablesAppeared) as appeared:
@@ -324,16 +333,8 @@ class _Run:
 
     async def _open(self, plan: Plan) -> tuple[dict[str, Committer], Identity]:
         """The committers of an attempt, and its identity."""
-        current = self.lineage.current
-        identity = Identity(
-            current.lineage,
-            self.run_id,
-            current.attempt,
-            self.workflow.fingerprints(),
-            workflow=self.workflow.name,
-            types=types_of(self.workflow),
-        )
-        store = self.lineage.store_of(current)
+        identity = self.lineage.identity()
+        store = self.lineage.store_of(self.lineage.current)
         return await open_committers(plan.stages, identity, store, self.retries), identity
 
     async def _attempt(
@@ -495,5 +496,10 @@ class _Run:
 
     def _interrupt(self) -> None:
         self.interrupted = True
-        self.watch.say("stopping after a checkpoint; once more to stop at once")
+        late = "after a checkpoint; once more to stop at once"
+        self.watch.say(f"stopping {late if self._reads() else 'before rows are read'}")
         self.stop.set()
+        self.leave.set()
+
+    def _reads(self) -> bool:
+        return self.watch.attempt is not None and self.watch.attempt.coordinator is not None

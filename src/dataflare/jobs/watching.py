@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NO_ROWS = "E0813"
+_SILENT_S, _TOLD_AGAIN_S = 5.0, 30.0
+"""When it is told that a call before the first row has no answer, and told again."""
 
 
 class Watch:
@@ -76,6 +78,7 @@ class Watch:
             self._retried,
             breakers=self._breakers,
             fallbacks=fallbacks(workflow),
+            waiting=self._waiting,
         )
 
     def grow(self, workflow: Workflow) -> None:
@@ -171,6 +174,26 @@ class Watch:
         message = from_here(f"step '{retried.step}': {retried}")
         self.say(message, level="warning", component="calls", step=retried.step)
 
+    @contextlib.contextmanager
+    def _waiting(self, step: str) -> Iterator[None]:
+        """Tell for whom the run waits while it begins."""
+        if self.attempt is not None and self.attempt.coordinator is not None:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        timers: list[asyncio.TimerHandle] = []
+
+        def tell(silent_s: float) -> None:
+            message = f"step '{step}': no answer for {silent_s:.0f} s; the run waits for it"
+            self.say(message, level="warning", component="calls", step=step)
+            timers[:] = [loop.call_later(_TOLD_AGAIN_S, tell, silent_s + _TOLD_AGAIN_S)]
+
+        timers.append(loop.call_later(_SILENT_S, tell, _SILENT_S))
+        try:
+            yield
+        finally:
+            timers[0].cancel()
+
     def _held_back(self, system: str, opened: Opened) -> None:
         """The breaker of a system has opened."""
         step = opened.step
@@ -242,9 +265,15 @@ class Watch:
         self.on_loop(remove)
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Let those who asked for it observe the run. Of the event loop of the run."""
+    def at_door(self) -> Iterator[None]:
+        """Answer those who ask for the run, also before there is a plan. Of the event loop of the run."""
         self._loop = asyncio.get_running_loop()
+        with self._options.door(self):
+            yield
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Let those who asked for it observe the run."""
         with contextlib.ExitStack() as stack:
             for observer in self._options.observers:
                 stack.enter_context(observer(self))

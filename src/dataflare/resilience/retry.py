@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -49,7 +50,7 @@ class Retrying:
     """The policy of one step, for its calls.
 
     breaker: each attempt goes through it. fallback: what the step does while it is open. on_retry: called before each retry. sleep and chance: the wait
-    of the clock and a random number in [0, 1); tests replace them. A system that says when to retry
+    of the clock and a random number in [0, 1); tests replace them. waiting: entered, with the step, while an attempt is made. A system that says when to retry
     (`retry_after_s`) gets the default policy if the step has none.
     """
 
@@ -63,10 +64,11 @@ class Retrying:
         fallback: Fallback | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
+        waiting: Callable[[str], AbstractContextManager[None]] | None = None,
     ) -> None:
         self.step, self.policy, self._breaker = step, policy, breaker
         self._on_retry, self._sleep, self._chance = on_retry, sleep, chance
-        self.fallback = fallback
+        self.fallback, self._waiting = fallback, waiting
 
     async def call(
         self,
@@ -88,6 +90,8 @@ class Retrying:
         if self._breaker is not None:
             call = partial(self._breaker.call, attempt, step=self.step)
             attempt = partial(call, timed=timed, is_counted=is_counted, waits=waits)
+        if self._waiting is not None:
+            attempt = partial(self._waited, attempt, self._waiting)
         try:
             return await attempt()
         except DataFlareError as error:
@@ -98,6 +102,14 @@ class Retrying:
             except _FailedAfterProgress as failure:
                 last_error = failure.error
         raise last_error
+
+    async def _waited(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        waiting: Callable[[str], AbstractContextManager[None]],
+    ) -> T:
+        with waiting(self.step):
+            return await attempt()
 
     async def once(
         self,
@@ -217,9 +229,11 @@ class Retries:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         breakers: Mapping[str, CircuitBreaker] | None = None,
         fallbacks: Mapping[str, Fallback] | None = None,
+        waiting: Callable[[str], AbstractContextManager[None]] | None = None,
     ) -> None:
         self._policies, self._on_retry, self._sleep = policies or {}, on_retry, sleep
         self._breakers, self._fallbacks = breakers or {}, fallbacks or {}
+        self._waiting = waiting
 
     def add(self, policies: Mapping[str, RetryPolicy | None]) -> None:
         """Steps that came while the run goes on."""
@@ -233,4 +247,5 @@ class Retries:
             on_retry=self._on_retry,
             fallback=self._fallbacks.get(step),
             sleep=self._sleep,
+            waiting=self._waiting,
         )

@@ -75,6 +75,7 @@ class Server(Discreet, frozen=True):
     statement_timeout_s: float | None = None
     lock_timeout_s: float | None = None
     answer_s: float | None = None
+    connect_s: float = 10.0
 
     @classmethod
     def of(cls, config: PostgresConfig) -> Server:
@@ -98,6 +99,7 @@ class Server(Discreet, frozen=True):
             config.statement_timeout,
             lock_s,
             answer_s=config.statement_timeout and config.statement_timeout + config.connect_timeout,
+            connect_s=config.connect_timeout,
         )
 
     def connect(self, name: str) -> psycopg.Connection[tuple[Any, ...]]:
@@ -106,8 +108,12 @@ class Server(Discreet, frozen=True):
             connection = _Connection.connect(
                 self.conninfo, autocommit=True, application_name=name[:63]
             )
-        connection.answer_s = self.answer_s
         connection.prepare_threshold = None
+        # A server, or what stands before it, may be silent after the login.
+        connection.answer_s = max(2.0, self.connect_s)
+        with postgres_errors(self.label, "connecting"):
+            connection.execute("select 1")
+        connection.answer_s = self.answer_s
         if connection.info.server_version < _VERSION_MIN:
             connection.close()
             raise SystemError_(
