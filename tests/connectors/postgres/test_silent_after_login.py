@@ -1,4 +1,4 @@
-"""What stands between may let a login through, and then nothing more."""
+"""A proxy before a server may let a login through, and then nothing more."""
 
 from __future__ import annotations
 

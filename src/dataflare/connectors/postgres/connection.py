@@ -109,7 +109,7 @@ class Server(Discreet, frozen=True):
                 self.conninfo, autocommit=True, application_name=name[:63]
             )
         connection.prepare_threshold = None
-        # A server, or what stands before it, may be silent after the login.
+        # A server, or a proxy before it, may be silent after the login.
         connection.answer_s = max(2.0, self.connect_s)
         with postgres_errors(self.label, "connecting"):
             connection.execute("select 1")
