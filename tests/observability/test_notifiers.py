@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import json
+import os
+import select
 import socket
 import ssl
 import stat
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from dataflare.errors import DataFlareError, Retry, SystemError_
 from dataflare.observability.alerts import Event, Rule
 from dataflare.observability.conditions import parse_condition
 from dataflare.observability.notifiers import KINDS, Notice, Notifier, check_allowed, secrets_of
+from dataflare.observability.tries import Try
 
 RULE = Rule("behind", parse_condition("lag > 5m for 2m"), severity="page")
 
@@ -97,6 +102,7 @@ def test_an_incident_of_pagerduty_is_opened_and_resolved_by_one_key() -> None:
         (Answer({}, 302, {"Location": "/elsewhere"}), Retry.NEVER, None),
         (Answer({}, 503), Retry.LATER, None),
         (Answer({}, 429, {"Retry-After": "7"}), Retry.LATER, 7.0),
+        (Answer({}, 429, {"Retry-After": "9" * 400}), Retry.LATER, 300.0),
     ],
 )
 def test_an_answer_says_whether_to_try_again(
@@ -124,6 +130,104 @@ def test_a_receiver_that_hangs_or_is_away_is_tried_again() -> None:
     with pytest.raises(SystemError_, match="no connection") as error:
         send("webhook", url=f"http://127.0.0.1:{port}/")
     assert error.value.retry is Retry.LATER
+
+
+@contextmanager
+def dripping(first: bytes, each: bytes) -> Iterator[int]:
+    """The port of a server that says a little again and again, and never ends."""
+    over = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(first)
+            while not over.wait(0.02):
+                connection.sendall(each)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            drip(connection)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield server.getsockname()[1]
+        over.set()
+        serving.join()
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "each"),
+    [
+        ("webhook", b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+        ("slack", b"HTTP/1.1 500 No\r\nContent-Length: 4000\r\n\r\n", b"x"),
+        ("pagerduty", b"", b"H"),
+        ("smtp", b"220 hi\r\n", b"250-x\r\n"),
+        ("smtp", b"", b"220-x\r\n"),
+    ],
+)
+def test_a_try_ends_when_its_time_is_over(kind: str, first: bytes, each: bytes) -> None:
+    with dripping(first, each) as port:
+        options: dict[str, Any] = {"url": f"http://127.0.0.1:{port}/"}
+        if kind == "smtp":
+            options = {"host": "127.0.0.1", "port": port, "from": "a@x.de", "to": "b@x.de"}
+        if kind == "pagerduty":
+            options["routing_key"] = "key"
+        with pytest.raises(SystemError_, match=r"it did not answer within 0.3 s") as error:
+            send(kind, timeout="300ms", **options)
+    assert error.value.retry is Retry.LATER
+
+
+def test_a_try_ends_when_it_is_given_up() -> None:
+    with dripping(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n") as port:
+        limit = Try(60.0)
+        limit.give_up()
+        with pytest.raises(SystemError_, match="did not answer"):
+            made("webhook", url=f"http://127.0.0.1:{port}/").send(notice(), Path(), limit)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["Cannot POST {path}", '{{"path": "{json}"}}', "no hook for {key} and {token}", "{html}"],
+)
+def test_an_answer_that_repeats_the_address_tells_nothing_of_it(said: str) -> None:
+    path = "/services/T000/S3CRETPART?key=k3yOfQuery&b=2"
+    text = said.format(
+        path=path,
+        json=path.replace("/", "\\/"),
+        key="k3yOfQuery",
+        token="t0ken",
+        html=html.escape(path),
+    )
+    with (
+        http_server(lambda _: Answer(text.encode(), 403)) as server,
+        pytest.raises(SystemError_, match=r"it answers 403: .*\*\*\*") as error,
+    ):
+        send("webhook", url=server.url + path, headers={"Authorization": "Bearer t0ken"})
+    shown = str(error.value)
+    assert not {s for s in ("T000", "S3CRETPART", "k3yOfQuery", "t0ken") if s in shown}, shown
+
+
+def assert_ends(pid: int) -> None:
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([process], [], [], 30.0)[0], "it runs on"
+    finally:
+        os.close(process)
+
+
+@pytest.mark.parametrize("end", ["exit 0", "wait"])
+def test_what_a_command_starts_ends_with_it(tmp_path: Path, end: str) -> None:
+    command = ["sh", "-c", f"sleep 300 & echo $! > pid; {end}"]
+    if end == "wait":
+        with pytest.raises(SystemError_, match=r"did not end within 0.3 s"):
+            send("command", command=command, timeout="300ms", base=tmp_path)
+    else:
+        send("command", command=command, timeout="60s", base=tmp_path)
+    assert_ends(int((tmp_path / "pid").read_text()))
 
 
 class Mailbox:

@@ -20,6 +20,7 @@ from dataflare.checkpoint.files import write_whole
 from dataflare.errors import DataFlareError, SystemError_, from_here
 from dataflare.observability.alerts import Alerts, Event, Fired
 from dataflare.observability.notifiers import Notice, Notifier, check_allowed
+from dataflare.observability.tries import Try
 from dataflare.resilience.policy import RetryPolicy
 from dataflare.resilience.retry import Retried, Retrying
 from dataflare.sdk.threads import completed, in_thread
@@ -150,7 +151,7 @@ class _Teller:
         self._queue: asyncio.Queue[tuple[Event, Fired | None]] = asyncio.Queue()
         self._untold, self._last = 0, ""
         self._task: asyncio.Task[None] | None = None
-        self._is_closing = False
+        self._try: Try | None = None
 
     def add(self, event: Event, fired: Fired | None) -> None:
         if self._queue.qsize() >= _WAITING_MAX:
@@ -168,6 +169,8 @@ class _Teller:
             async with asyncio.timeout(closing_s):
                 await self._queue.join()
         self._task.cancel()
+        if self._try is not None:
+            self._try.give_up()
         await asyncio.gather(self._task, return_exceptions=True)
         self._untold += self._queue.qsize()
 
@@ -202,7 +205,8 @@ class _Teller:
 
         async def attempt() -> None:
             try:
-                await in_thread(self._notifier.send, notice, watch.workflow.base.absolute())
+                limit = self._try = Try(self._notifier.timeout)
+                await in_thread(self._notifier.send, notice, watch.workflow.base.absolute(), limit)
             except DataFlareError:
                 raise
             except Exception as error:  # a run goes on, whatever a notifier does

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import html
 import json
 import shlex
-import subprocess
+import socket
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -19,13 +21,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from dataflare.errors import ConfigError, Retry, SystemError_
 from dataflare.model.units import Duration
 from dataflare.observability.measures import utc
+from dataflare.observability.tries import Overdue, Try, run_program
+from dataflare.resilience.retry import AFTER_MAX_S
 
 if TYPE_CHECKING:
     from email.message import Message
 
     from dataflare.observability.alerts import Event
 
-_ANSWER_MAX = 300
+_ANSWER_MAX, _READ_MAX = 300, 4096
+_SECRET_MIN = 5
 _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -74,14 +79,23 @@ class Notifier(BaseModel):
     secret_options: ClassVar[tuple[str, ...]] = ()
     """Options whose whole text is a secret, whatever their name."""
 
-    timeout: Duration = Field(default=10.0, gt=0, le=60, description="for one try")
+    _waited_for: ClassVar[str] = "it did not answer"
+
+    timeout: Duration = Field(default=10.0, gt=0, le=60, description="for the whole of one try")
 
     @property
     def kind(self) -> str:
         return str(getattr(self, "type"))  # noqa: B009 - each subclass has its own Literal
 
+    def send(self, notice: Notice, base: Path, limit: Try | None = None) -> None:
+        """Tell it once. limit: by which another thread can end it; None: `timeout` alone does."""
+        try:
+            self._send(notice, base, limit or Try(self.timeout))
+        except Overdue:
+            raise _failed(f"{self._waited_for} within {self.timeout:g} s") from None
+
     @abstractmethod
-    def send(self, notice: Notice, base: Path) -> None: ...
+    def _send(self, notice: Notice, base: Path, limit: Try) -> None: ...
 
 
 def _web(url: str) -> str:
@@ -107,8 +121,8 @@ class Webhook(Notifier):
     url: Url = Field(repr=False, description="where a POST with the JSON of the alert goes")
     headers: dict[str, str] = Field(default_factory=dict, repr=False, description="sent with it")
 
-    def send(self, notice: Notice, base: Path) -> None:
-        _post(self.url, notice.to_json(), self.headers, self.timeout)
+    def _send(self, notice: Notice, base: Path, limit: Try) -> None:
+        _post(self.url, notice.to_json(), self.headers, limit)
 
 
 class Slack(Notifier):
@@ -121,13 +135,13 @@ class Slack(Notifier):
         default=None, description="where the receiver lets a message choose it"
     )
 
-    def send(self, notice: Notice, base: Path) -> None:
+    def _send(self, notice: Notice, base: Path, limit: Try) -> None:
         sign = ":red_circle:" if notice.event.status == "firing" else ":large_green_circle:"
         lines = (f"{sign} *{_slack(notice.title)}*", _slack(notice.event.message))
         body = {"text": "\n".join(lines)}
         if self.channel is not None:
             body["channel"] = self.channel
-        _post(self.url, body, {}, self.timeout)
+        _post(self.url, body, {}, limit)
 
 
 def _slack(text: str) -> str:
@@ -144,7 +158,7 @@ class PagerDuty(Notifier):
         default="https://events.pagerduty.com/v2/enqueue", description="where events go"
     )
 
-    def send(self, notice: Notice, base: Path) -> None:
+    def _send(self, notice: Notice, base: Path, limit: Try) -> None:
         event = notice.event
         body: dict[str, Any] = {
             "routing_key": self.routing_key,
@@ -162,7 +176,7 @@ class PagerDuty(Notifier):
                 "class": event.rule.name,
                 "custom_details": notice.to_json(),
             }
-        _post(self.url, body, {}, self.timeout)
+        _post(self.url, body, {}, limit)
 
 
 _PAGERDUTY = {"page": "critical", "critical": "critical", "error": "error", "info": "info"}
@@ -197,7 +211,7 @@ class Smtp(Notifier):
     def addresses(self) -> list[str]:
         return [self.to] if isinstance(self.to, str) else self.to
 
-    def send(self, notice: Notice, base: Path) -> None:
+    def _send(self, notice: Notice, base: Path, limit: Try) -> None:
         import smtplib
         import ssl
         from email.message import EmailMessage
@@ -210,15 +224,17 @@ class Smtp(Notifier):
         lines = (f"{name}: {facts[name]}" for name in facts if facts[name] is not None)
         message.set_content(f"{notice.event.message}\n\n" + "\n".join(lines) + "\n")
         port = self.port or {"starttls": 587, "tls": 465, "none": 25}[self.tls]
+        if self.tls == "tls":
+            context = ssl.create_default_context()
+            server: smtplib.SMTP = smtplib.SMTP_SSL(timeout=self.timeout, context=context)
+        else:
+            server = smtplib.SMTP(timeout=self.timeout)
+        server._host = self.host  # type: ignore[attr-defined]  # the name in its certificate
         try:
-            if self.tls == "tls":
-                context = ssl.create_default_context()
-                server: smtplib.SMTP = smtplib.SMTP_SSL(
-                    self.host, port, timeout=self.timeout, context=context
-                )
-            else:
-                server = smtplib.SMTP(self.host, port, timeout=self.timeout)
-            with server:
+            with limit.limited(lambda: _hang_up(server.sock)), server:
+                code, said_first = server.connect(self.host, port)
+                if code != 220:
+                    raise smtplib.SMTPConnectError(code, said_first)
                 if self.tls == "starttls":
                     server.starttls(context=ssl.create_default_context())
                 if self.username is not None and self.password is not None:
@@ -251,6 +267,7 @@ class Command(Notifier):
     """Starts a program. It gets the JSON of the alert on standard input, and DATAFLARE_ALERT_STATUS, _NAME, _SEVERITY,
     _WORKFLOW and _MESSAGE in its environment. There is no shell."""
 
+    _waited_for: ClassVar[str] = "the command did not end"
     type: Literal["command"]
     command: str | list[str] = Field(description="the program and its arguments")
 
@@ -269,7 +286,7 @@ class Command(Notifier):
         except ValueError as error:
             raise ValueError(f"'command' cannot be split into words: {error}") from None
 
-    def send(self, notice: Notice, base: Path) -> None:
+    def _send(self, notice: Notice, base: Path, limit: Try) -> None:
         import os
 
         facts = notice.to_json()
@@ -281,22 +298,13 @@ class Command(Notifier):
             )
         }
         try:
-            done = subprocess.run(
-                self.words,
-                input=json.dumps(facts).encode(),
-                capture_output=True,
-                timeout=self.timeout,
-                cwd=base,
-                env={**os.environ, **told},
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise _failed(f"the command did not end within {self.timeout:g} s") from None
+            env = {**os.environ, **told}
+            done = run_program(self.words, json.dumps(facts).encode(), env, base, limit)
         except OSError as error:
             raise _failed(f"the command cannot be started: {error.strerror}", later=False) from None
-        if done.returncode:
-            said = _text((done.stderr or done.stdout).decode(errors="replace"))
-            raise _failed(f"the command ended with {done.returncode}{': ' if said else ''}{said}")
+        if done.status:
+            said = _text(done.said)
+            raise _failed(f"the command ended with {done.status}{': ' if said else ''}{said}")
 
 
 KINDS: dict[str, type[Notifier]] = {
@@ -330,10 +338,10 @@ def check_allowed(notifier: Notifier, name: str, *, python: bool) -> None:
         )
 
 
-def _post(url: str, body: object, headers: Mapping[str, str], timeout_s: float) -> None:
-    from http.client import HTTPException
+def _post(url: str, body: object, headers: Mapping[str, str], limit: Try) -> None:
+    from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
     from urllib.error import HTTPError
-    from urllib.request import HTTPRedirectHandler, Request, build_opener
+    from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
     class NoRedirect(HTTPRedirectHandler):
         """A POST that is sent elsewhere would become a GET."""
@@ -341,33 +349,95 @@ def _post(url: str, body: object, headers: Mapping[str, str], timeout_s: float) 
         def redirect_request(self, *_: Any, **__: Any) -> None:
             return None
 
+    made: list[HTTPConnection] = []
+
+    def connection(kind: type[HTTPConnection]) -> Any:
+        def make(*args: Any, **options: Any) -> HTTPConnection:
+            made.append(kind(*args, **options))
+            return made[-1]
+
+        return make
+
+    class Plain(HTTPHandler):
+        def http_open(self, request: Request) -> HTTPResponse:
+            return self.do_open(connection(HTTPConnection), request)
+
+    class Secure(HTTPSHandler):
+        def https_open(self, request: Request) -> HTTPResponse:
+            return self.do_open(connection(HTTPSConnection), request)
+
     sent = {"Content-Type": "application/json", "User-Agent": "dataflare", **headers}
     request = Request(url, json.dumps(body).encode(), sent, method="POST")
+    hidden = _secret_parts(url, headers)
+    sockets: list[Any] = []
+
+    def cut() -> None:
+        for each in [*sockets, *(c.sock for c in made)]:
+            _hang_up(each)
+
     try:
-        with build_opener(NoRedirect).open(request, timeout=timeout_s) as answer:
-            answer.read(_ANSWER_MAX)
-    except HTTPError as error:
-        with error:
+        with limit.limited(cut):
             try:
-                said = _text(error.read(_ANSWER_MAX).decode(errors="replace"))
-            except (OSError, HTTPException):
-                said = ""
-        message = f"it answers {error.code}{': ' if said else ''}{said}"
-        after_s = _after_s(error.headers)
-        raise _failed(message, later=error.code in _LATER, after_s=after_s) from None
+                with build_opener(NoRedirect, Plain, Secure).open(request, timeout=limit.timeout_s):
+                    pass  # what it says with a status of success is not needed
+            except HTTPError as error:
+                # Its connection knows the socket no more.
+                raw = getattr(getattr(error.fp, "fp", None), "raw", None)
+                sockets.append(getattr(raw, "_sock", None))
+                with error:
+                    try:
+                        said = _text(error.read(_READ_MAX), hidden)
+                    except (OSError, HTTPException):
+                        said = ""
+                message = f"it answers {error.code}{': ' if said else ''}{said}"
+                after_s = _after_s(error.headers)
+                raise _failed(message, later=error.code in _LATER, after_s=after_s) from None
     except TimeoutError:
-        raise _failed(f"it did not answer within {timeout_s:g} s") from None
+        raise _failed(f"it did not answer within {limit.timeout_s:g} s") from None
     except (OSError, HTTPException) as error:
-        raise _failed(f"no connection: {_text(getattr(error, 'reason', error))}") from None
+        reason = getattr(error, "reason", error)
+        raise _failed(f"no connection: {_text(reason, hidden)}") from None
+
+
+def _hang_up(connected: Any) -> None:
+    """End what waits for a socket, in any thread; `socket`'s method, since that of TLS changes what is being read."""
+    if connected is not None:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+
+def _secret_parts(url: str, headers: Mapping[str, str]) -> list[str]:
+    """What an answer may repeat and nobody may read: the path and the query of the address, and the headers; the longest
+    first."""
+    from urllib.parse import unquote, unquote_plus, urlsplit
+
+    parts = urlsplit(url)
+    texts = {parts.path, parts.query, parts.path.strip("/"), *headers.values()}
+    texts |= {each for each in parts.path.split("/") if len(each) >= _SECRET_MIN}
+    values = [pair.partition("=")[2] for pair in parts.query.split("&")]
+    texts |= {each for each in values if len(each) >= _SECRET_MIN}
+    texts |= {
+        word for text in headers.values() for word in text.split() if len(word) >= _SECRET_MIN
+    }
+    if parts.username or parts.password:
+        texts |= {parts.username or "", parts.password or ""}
+    texts |= {unquote(text) for text in texts} | {unquote_plus(text) for text in texts}
+    texts |= {html.escape(text) for text in texts}
+    return sorted((text for text in texts if len(text) > 1), key=len, reverse=True)
 
 
 def _after_s(headers: Message) -> float | None:
-    told = headers.get("Retry-After", "")
-    return float(told) if told.isdecimal() else None
+    """A receiver that names a long time is called again after the longest that calls wait for a system."""
+    told = headers.get("Retry-After", "").strip()
+    return min(float(told), AFTER_MAX_S) if told.isascii() and told.isdecimal() else None
 
 
-def _text(said: object) -> str:
+def _text(said: object, hidden: Sequence[str] = ()) -> str:
     text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+    if hidden:
+        text = text.replace("\\/", "/")  # as some write it in JSON
+    for secret in hidden:
+        text = text.replace(secret, "***")
     return " ".join(text.split())[:_ANSWER_MAX]
 
 
