@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,7 @@ def _unread_help(code: str, options: Collection[str], step: str = "") -> str:
     return f"{cure}fix the data, or {_SKIP}"
 
 
+HIDDEN = "***"
 _GUARD = f"fix the data, guard the expression (TRY_CAST, CASE, NULLIF), or {_SKIP}"
 
 
@@ -126,7 +128,10 @@ def failed_rows(
 
 class RowErrors:
     """The policy of a run, by step. policies: fail, skip or dead_letter; rules that say `fail` or
-    `dead_letter` themselves are sites of their step and follow `on_fail`."""
+    `dead_letter` themselves are sites of their step and follow `on_fail`. hidden: the columns whose values no error
+    shows, because a `mask` step hides them."""
+
+    hidden: frozenset[str] = frozenset()
 
     def __init__(
         self, policies: Mapping[str, str], options: Mapping[str, Collection[str]] | None = None
@@ -176,7 +181,9 @@ class RowErrors:
                 f"step '{step}': {first.place}: {first.message}",
                 code=first.code,
                 step=step,
-                notes=[f"the row: {first.raw[:200]}"] if first.raw else [],
+                notes=[f"the row: {HIDDEN if self.hidden else first.raw[:200]}"]
+                if first.raw
+                else [],
                 help=_unread_help(first.code, self.options.get(step, ()), step),
             )
             unread.is_of_row = True
@@ -205,8 +212,8 @@ class RowErrors:
             raise _error(
                 step,
                 refused.code,
-                refused.message,
-                python_row(rows),
+                self._without_hidden(refused.message, rows),
+                self._shown(python_row(rows)),
                 None,
                 None,
             )
@@ -223,6 +230,7 @@ class RowErrors:
         except DataError as error:
             if self.policy(call.step) == "fail" or not is_of_rows(error):
                 error.is_of_row = is_of_rows(error)
+                error.message = self._without_hidden(error.message, frame)
                 raise
             if frame.height == 1:
                 outcome.count_errors(call.step, 1)
@@ -255,11 +263,26 @@ class RowErrors:
         held = given.texts is not None or given.originals is not None
         return _as_held(failed, bad, given) if held else failed
 
+    def _shown(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {name: HIDDEN if name in self.hidden else value for name, value in row.items()}
+
+    def _without_hidden(self, text: str, rows: pl.DataFrame) -> str:
+        """The text, such as of an exception of a user's code, without the hidden values of the rows that it is of."""
+        values: set[str] = set()
+        for name in self.hidden.intersection(rows.columns):
+            for value in rows[name].unique().to_list():
+                shown = {str(value), repr(value)}
+                values |= {each for each in shown if value is not None and each and each in text}
+        for each in sorted(values, key=len, reverse=True):
+            text = re.sub(rf"(?<!\w){re.escape(each)}(?!\w)", HIDDEN, text)
+        return text
+
     def _first_error(self, bad: pl.DataFrame, lowering: Lowering, given: Given) -> DataFlareError:
         first = bad.head(1)
         original, (place,) = _found_again(first, given)
         code = int(first[ERROR_COLUMN][0])
-        return _error(*fault_text(code, lowering), python_row(original), place, code % 256)
+        row = self._shown(python_row(original))
+        return _error(*fault_text(code, lowering), row, place, code % 256)
 
 
 def _told_before(bad: pl.DataFrame, given: Given) -> pl.Series:

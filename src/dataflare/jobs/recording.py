@@ -159,7 +159,7 @@ class Recorder:
             str(place) for place in LetterBox(folder, letter_places(self._watch.workflow)[0]).places
         ]
         if plan is not None:
-            record.hidden, record.masks = _hidden(plan)
+            record.hidden, record.masks = hidden_columns(plan)
             shown = orjson.dumps(plan.view(), option=orjson.OPT_NON_STR_KEYS)
             if len(shown) <= _PLAN_MAX:
                 record.plan = orjson.loads(shown)
@@ -185,7 +185,7 @@ def _plain(value: Any) -> str:
     raise NotImplementedError(f"a course has no {type(value).__name__}")
 
 
-def _hidden(plan: Plan) -> tuple[list[str], bool]:
+def hidden_columns(plan: Plan) -> tuple[list[str], bool]:
     """The columns whose values `mask` steps hide, wherever they are open, and whether there are such steps."""
     masks = {step.name for step in plan.workflow.transformations.values() if step.type == "mask"}
     if not masks:

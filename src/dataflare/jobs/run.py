@@ -428,7 +428,7 @@ class _Run:
             self.retries,
             scratch=scratch_of(self.workflow, store),
         )
-        self.watch.status = "running"
+        self.watch.begin_attempt(attempt)
         reporting = asyncio.ensure_future(self._report(attempt))
         try:
             return await attempt.run(self.stop)

@@ -18,7 +18,7 @@ from dataflare.jobs.closing import told_of
 from dataflare.jobs.counting import metrics_of
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.progress import Reporter
-from dataflare.jobs.recording import Recorder
+from dataflare.jobs.recording import Recorder, hidden_columns
 from dataflare.jobs.tapping import tap_of
 from dataflare.observability.alerts import Alerts, Event
 from dataflare.observability.bottleneck import bottleneck
@@ -334,6 +334,12 @@ class Watch:
         if found is None or found.stage is None:
             return times, None
         return times, found.text
+
+    def begin_attempt(self, attempt: Attempt) -> None:
+        """Its rows are read from now on."""
+        self.status = "running"
+        if self.plan is not None:
+            attempt.errors.hidden = frozenset(hidden_columns(self.plan)[0])
 
     def end_attempt(self) -> None:
         """Its tasks have ended. What they did is remembered."""
