@@ -186,6 +186,11 @@ def _shown(destination: str, rows: int) -> str:
     return f"destination '{destination}': {in_words(rows)} of this run {verb} there"
 
 
+def notes_of(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """The facts for the user that are not warnings. notes: by step."""
+    return [f"step '{name}': {note}" for name, those in notes.items() for note in those]
+
+
 def with_deleted(
     steps: Mapping[str, dict[str, Any]], published: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:

@@ -35,6 +35,7 @@ from dataflare.jobs.closing import (
     ended,
     finished_before,
     letter_places,
+    notes_of,
     visible_at_once,
     what_is_visible,
     with_deleted,
@@ -265,7 +266,7 @@ class _Run:
             while True:
                 try:
                     attempt = self._attempt(plan, resume)
-                    return await unless_left(self.leave, attempt, is_begun=self._reads)
+                    return await unless_left(self.leave, attempt, is_begun=self.watch.reads)
                 except LeftEarly:
                     self.watch.attempt = None
                     return self._stopped_by(), None, None
@@ -479,11 +480,7 @@ class _Run:
             error=error,
             warnings=self.watch.warnings,
             published=self.published,
-            notes=[
-                f"step '{name}': {note}"
-                for name, step_notes in self.notes.items()
-                for note in step_notes
-            ],
+            notes=notes_of(self.notes),
         )
 
     def _stopped_by(self) -> str:
@@ -497,9 +494,6 @@ class _Run:
     def _interrupt(self) -> None:
         self.interrupted = True
         late = "after a checkpoint; once more to stop at once"
-        self.watch.say(f"stopping {late if self._reads() else 'before rows are read'}")
+        self.watch.say(f"stopping {late if self.watch.reads() else 'before rows are read'}")
         self.stop.set()
         self.leave.set()
-
-    def _reads(self) -> bool:
-        return self.watch.attempt is not None and self.watch.attempt.coordinator is not None

@@ -101,6 +101,10 @@ class Watch:
     def elapsed_s(self) -> float:
         return time.monotonic() - self._started
 
+    def reads(self) -> bool:
+        """Whether its sources may have been read."""
+        return self.attempt is not None and self.attempt.coordinator is not None
+
     # -- notices -----------------------------------------------------------------------------------
 
     def say(
