@@ -16,7 +16,7 @@ import polars as pl
 from msgspec import Struct
 
 from dataflare.expr import check
-from dataflare.model.batch import KIND_COLUMN
+from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.progress import Position, Split
 from dataflare.model.record import Discreet
 from dataflare.model.types import RESERVED
@@ -156,7 +156,10 @@ async def _nothing(source: SourceConnector) -> pl.DataFrame:
 
 
 def _together(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Only some batches of changes have UNCHANGED."""
+    """Only some batches of changes have UNCHANGED, and a batch without kinds has new rows only."""
+    if KIND_COLUMN in frames[0].columns:
+        new = pl.lit(RowKind.INSERT.value, pl.UInt8).alias(KIND_COLUMN)
+        frames = [f if KIND_COLUMN in f.columns else f.with_columns(new) for f in frames]
     has_marks = any(UNCHANGED in frame.columns for frame in frames)
     return pl.concat(frames, how="diagonal" if has_marks else "vertical")
 
