@@ -31,6 +31,8 @@ from dataflare.state.tables import TableShare
 from dataflare.testing import Checkpoint, Crash, Lab, ScriptedSource
 from dataflare.workflow import bind, load_text
 
+pytestmark = pytest.mark.rotates(2)
+
 SECOND = 1_000_000
 SCHEMA = Schema.of({"k": "string", "v": "int64", "d": "decimal(12, 2)"})
 MEASURES = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness import Sandbox, same
 
-pytestmark = pytest.mark.rotates(3)
+pytestmark = pytest.mark.rotates(5)
 
 SOURCE = Path(__file__).parents[2] / "src" / "dataflare"
 NAMED = re.compile(r"""crash_point\(\s*f?["']([a-z0-9_.{}]+)["']""")

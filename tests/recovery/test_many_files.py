@@ -16,7 +16,7 @@ import pytest
 
 from dataflare import RunOptions, RunResult, load, run
 
-pytestmark = pytest.mark.rotates(2)
+pytestmark = pytest.mark.rotates(3)
 
 FILES, ROWS = 300, 4
 WORKFLOW = """\

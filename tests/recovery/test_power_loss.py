@@ -18,7 +18,7 @@ import dataflare
 from dataflare.jobs import RunOptions, RunResult, run
 from dataflare.testing import DiskState, RecordedDisk
 
-pytestmark = pytest.mark.rotates(2)
+pytestmark = pytest.mark.rotates(4)
 
 WORKFLOW = """\
 name: orders

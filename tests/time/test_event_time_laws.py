@@ -17,6 +17,8 @@ import pytest
 from dataflare import Workflow
 from dataflare.testing import Checkpoint, Crash, Lab, ScriptedSource
 
+pytestmark = pytest.mark.rotates(2)
+
 START = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
 SECOND = datetime.timedelta(seconds=1)
 SEEDS, PER_TEST = 500, 25

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from databases import execute, rows
 
-pytestmark = pytest.mark.rotates(2)
+pytestmark = pytest.mark.rotates(3)
 
 POINTS = [
     "write.before_redo:5", "prepare.after_fsync:3", "prepare.before_apply:4", "commit.before_marker:2",

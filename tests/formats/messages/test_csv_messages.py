@@ -15,6 +15,8 @@ from dataflare.formats.messages.contract import Decoded
 from dataflare.formats.messages.csv import CsvDecoder, CsvEncoder, csv_columns
 from dataflare.model.types import Schema
 
+pytestmark = pytest.mark.rotates(2)
+
 DIALECT = CsvDialect()
 TYPES = {"a": "int64", "b": "string", "at": "timestamp[us, UTC]"}
 

@@ -15,6 +15,8 @@ from dataflare.formats.messages.json_few import FewObjects
 from dataflare.formats.text_types import TextColumn
 from dataflare.model.types import BOOL, FLOAT64, INT64, STRING, parse_type
 
+pytestmark = pytest.mark.rotates(2)
+
 TYPES = {
     "whole": INT64,
     "small": parse_type("int16"),
