@@ -18,6 +18,8 @@ from polars.testing import assert_frame_equal
 from dataflare import RunOptions, load, run
 from dataflare.errors import CheckpointError, ConfigError, DataFlareError, RunError, SystemError_
 from dataflare.model.progress import Position, Split
+from dataflare.sdk.stores.options import StorageOptions
+from dataflare.sdk.stores.store import open_store
 
 pytestmark = pytest.mark.rotates(2)
 
@@ -307,3 +309,15 @@ def test_new_objects_are_found_while_it_is_read(s3, tmp_path):
     obstore.put(s3, "in/a.csv", b"n\n3\n")
     with pytest.raises(RunError, match="has been rewritten since"):
         watcher.look()
+
+
+def test_another_server_in_the_environment_is_another_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that lives for long must not go on with an address or a login of before."""
+    stores = []
+    for port in (9, 10, 9):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        stores.append(open_store("s3://lake/a.csv", StorageOptions())[0])
+    assert stores[0] is stores[2]
+    assert stores[0] is not stores[1]

@@ -5,6 +5,7 @@ A URL is divided into the root of its store (`s3://bucket`) and a path in it (`o
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from msgspec import Struct
 from dataflare.errors import CheckpointError, ConfigError, Retry, SystemError_
 from dataflare.sdk.stores.options import SCHEMES, StorageOptions
 
+_READ_BY_CLIENTS = ("AWS_", "AZURE_", "GOOGLE_")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://([^/]*)/?(.*)", re.S)
 
 
@@ -131,7 +133,13 @@ def open_store(url: str, options: StorageOptions, step: str = "") -> tuple[Store
             step=step or None,
             help="leave it out",
         )
-    return _opened(root, options.model_dump_json()), path
+    return _opened(root, options.model_dump_json(), _environment()), path
+
+
+def _environment() -> tuple[tuple[str, str], ...]:
+    """What the clients of object stores read from it: another address or login means another store."""
+    found = (item for item in os.environ.items() if item[0].startswith(_READ_BY_CLIENTS))
+    return tuple(sorted(found))
 
 
 def server_failure(
@@ -154,7 +162,7 @@ def server_failure(
 
 
 @lru_cache(maxsize=64)
-def _opened(root: str, options: str) -> Store:
+def _opened(root: str, options: str, environment: tuple[tuple[str, str], ...]) -> Store:
     given = StorageOptions.model_validate_json(options)
     match root.partition("://")[0]:
         case "http" | "https":
