@@ -63,7 +63,7 @@ from dataflare.jobs.watching import Watch
 from dataflare.model.new_fields import Columns, FieldsAppeared
 from dataflare.model.new_tables import TablesAppeared
 from dataflare.planner import Plan, plan_async
-from dataflare.resilience.retry import AFTER_MAX_S
+from dataflare.resilience.policy import AFTER_MAX_S
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer
 from dataflare.sdk.runtime import Runtime

@@ -22,7 +22,7 @@ from dataflare.errors import ConfigError, Retry, SystemError_
 from dataflare.model.units import Duration
 from dataflare.observability.measures import utc
 from dataflare.observability.tries import Overdue, Try, run_program
-from dataflare.resilience.retry import AFTER_MAX_S
+from dataflare.resilience.policy import AFTER_MAX_S
 
 if TYPE_CHECKING:
     from email.message import Message

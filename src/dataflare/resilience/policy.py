@@ -9,6 +9,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from dataflare.model.units import Duration
 
+AFTER_MAX_S = 300.0
+"""The longest wait that a system may ask for. If it asks for more, the error is final."""
 ALIASES = {
     "base_delay": "initial_backoff",
     "max_delay": "max_backoff",

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from dataflare.errors import DataFlareError, Retry
 from dataflare.resilience.breaker import CircuitBreaker
-from dataflare.resilience.policy import RetryPolicy
+from dataflare.resilience.policy import AFTER_MAX_S, RetryPolicy
 from dataflare.sdk import injected_faults
 from dataflare.sdk.tracing import LIVE, called
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Fallback = Literal["dead_letter", "stale"]
-
-AFTER_MAX_S = 300.0
-"""The longest wait that a system may ask for. If it asks for more, the error is final."""
 
 _ONCE = RetryPolicy.model_construct(max_attempts=1)
 

@@ -22,7 +22,7 @@ import httpx
 from dataflare.connectors.http.auth import Signed, Tokens
 from dataflare.connectors.http.config import Auth, HttpConfig
 from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
-from dataflare.resilience.retry import AFTER_MAX_S
+from dataflare.resilience.policy import AFTER_MAX_S
 from dataflare.security.redact import redact_pieces
 
 _TOO_MANY = (403, 429, 503)
