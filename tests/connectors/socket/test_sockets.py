@@ -149,7 +149,8 @@ def test_datagrams_at_a_path(tmp_path: Path) -> None:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
                     out.connect(str(path))
                     out.send(line(1))
-                assert numbers(await rows_of(reader, 1)) == [1]
+                # The second reader may also get the row of the first one, which was not committed.
+                assert set(numbers(await rows_of(reader, 1))) == {1}
 
     asyncio.run(ask())
 
