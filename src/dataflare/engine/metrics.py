@@ -30,7 +30,7 @@ class StepMetrics(Struct):
     """rows_in and rows_out: None once unknowable. watermark_us: the least event time that is still expected,
     where it is known. late_unread: by output, those late rows that no step reads. late_in_part: rows that came too late for
     some of their windows only. refused: those errors that a
-    destination's system gave. tasks and ended: its parallel copies. left_out: by path, the fields that
+    destination's system gave; ending: those that ended the run. tasks and ended: its parallel copies. left_out: by path, the fields that
     its columns lack. kept_bytes: how much of a log its server keeps for it, where that is known."""
 
     kind: str = "transformation"
@@ -39,6 +39,7 @@ class StepMetrics(Struct):
     bytes_out: int = 0
     errors: int = 0
     refused: int = 0
+    ending: int = 0
     dead_letters: int = 0
     late: int = 0
     late_in_part: int = 0
@@ -189,6 +190,7 @@ class JobMetrics:
     def _with_end(self, total: dict[str, StepMetrics]) -> dict[str, StepMetrics]:
         if self._ended_by in total:
             total[self._ended_by].errors += 1
+            total[self._ended_by].ending = 1
         return total
 
     def add_steps(self, others: JobMetrics) -> None:

@@ -80,15 +80,16 @@ def closing_warnings(
                 else "came too late for some of their windows and are"
             )
             yield f"step '{name}': {in_words(rows)} {came} only in the later ones"
-        if metric.errors:
+        failed = metric.errors - metric.ending  # the error that ended the run is told by itself
+        if failed:
             became = _became(metric, letters_at.get(name))
-            if metric.kind == "source" and metric.rows_out == 0 and metric.errors > 1:
+            if metric.kind == "source" and metric.rows_out == 0 and failed > 1:
                 yield (
-                    f"step '{name}': all {in_words(metric.errors)} failed{became}: nothing was read; look at "
+                    f"step '{name}': all {in_words(failed)} failed{became}: nothing was read; look at "
                     "'schema' and at the options of the format"
                 )
             else:
-                yield f"step '{name}': {in_words(metric.errors)} failed{became}"
+                yield f"step '{name}': {in_words(failed)} failed{became}"
     for name, facts in published.items():
         rows = int(facts.get("not_deleted", 0))
         if rows:
@@ -110,7 +111,7 @@ def letter_places(plan: PhysicalPlan) -> dict[str, str]:
 def _became(metric: StepMetrics, letters_at: str | None) -> str:
     """What became of the rows of a step that failed, as the end of a sentence."""
     letters = metric.dead_letters if letters_at is not None else 0
-    left_out = metric.errors - letters
+    left_out = metric.errors - metric.ending - letters
     if not letters:
         return f" and {'was' if left_out == 1 else 'were'} left out"
     is_letter = "is a dead letter" if letters == 1 else "are dead letters"
