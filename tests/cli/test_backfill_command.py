@@ -91,6 +91,7 @@ def test_each_day_is_a_run_and_no_row_comes_twice(tmp_path: Path) -> None:
     all_once(tmp_path)
 
 
+@pytest.mark.rotates(2)
 def test_a_part_of_the_days_is_written_and_the_rest_later(tmp_path: Path) -> None:
     project(tmp_path)
     backfill(tmp_path, "--from", "2024-01-02", "--to", "2024-01-03", "--shards", "6h")
@@ -99,6 +100,7 @@ def test_a_part_of_the_days_is_written_and_the_rest_later(tmp_path: Path) -> Non
     all_once(tmp_path, range(1440, 6000))
 
 
+@pytest.mark.rotates(2)
 def test_shards_by_hash_and_by_number_are_all_of_the_rows(tmp_path: Path) -> None:
     project(tmp_path)
     backfill(tmp_path, "--shards", "hash:4", "--column", "id")
@@ -139,6 +141,7 @@ def test_a_backfill_that_was_killed_goes_on_with_what_is_left(tmp_path: Path) ->
     all_once(tmp_path)
 
 
+@pytest.mark.rotates(2)
 def test_a_poisoned_shard_is_set_aside_and_the_others_are_done(tmp_path: Path) -> None:
     project(tmp_path, "raise ValueError('no such day')")
     answer = backfill(tmp_path, *WEEK, status=1)

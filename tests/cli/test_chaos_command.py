@@ -44,6 +44,7 @@ def tell(frame):
 """
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("example", ["generated_stream", "clean_csv", "incremental_copy"])
 def test_an_example_has_the_same_rows_with_faults(example: str, tmp_path: Path) -> None:
     done = cli("chaos", str(EXAMPLES / f"{example}.yaml"), "--seeds", "3", "--json", cwd=tmp_path)
@@ -55,6 +56,7 @@ def test_an_example_has_the_same_rows_with_faults(example: str, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.rotates(2)
 def test_a_workflow_whose_rows_depend_on_a_restart_is_found(tmp_path: Path) -> None:
     write(tmp_path, "wrong.yaml", WRONG)
     write(tmp_path, "telling.py", TELLING)
@@ -89,6 +91,7 @@ destinations:
 """
 
 
+@pytest.mark.rotates(2)
 def test_destinations_with_the_column_of_the_run_are_compared(tmp_path: Path) -> None:
     write(tmp_path, "numbered.yaml", NUMBERED)
     done = cli("chaos", "numbered.yaml", "--faults", "kill@3", "--json", cwd=tmp_path)
@@ -98,6 +101,7 @@ def test_destinations_with_the_column_of_the_run_are_compared(tmp_path: Path) ->
     assert sorted(answer["not_compared"]) == ["kept._run", "table._run", "text._run"]
 
 
+@pytest.mark.rotates(2)
 def test_rows_that_differ_are_found_beside_the_column_of_the_run(tmp_path: Path) -> None:
     write(tmp_path, "wrong.yaml", WRONG + "settings: {run_column: _run}\n")
     write(tmp_path, "telling.py", TELLING)
@@ -106,6 +110,7 @@ def test_rows_that_differ_are_found_beside_the_column_of_the_run(tmp_path: Path)
     assert "out: " in done.stdout.splitlines()[0]
 
 
+@pytest.mark.rotates(2)
 def test_it_does_not_pass_where_nothing_is_compared(tmp_path: Path) -> None:
     text = NUMBERED[: NUMBERED.index("  text:")]
     write(tmp_path, "blind.yaml", text + "  out: {type: blackhole, inputs: [rows]}\n")

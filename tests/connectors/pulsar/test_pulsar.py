@@ -182,6 +182,7 @@ def test_errors_name_what_is_wrong(place: Place, pulsar_server: PulsarServer) ->
         assert failure(place).code == "E0605"
 
 
+@pytest.mark.rotates(2)
 def test_each_message_comes_once_over_a_network_that_breaks_and_a_server_that_dies(
     place: Place,
 ) -> None:
@@ -190,6 +191,7 @@ def test_each_message_comes_once_over_a_network_that_breaks_and_a_server_that_di
     assert place.backlog() == 0
 
 
+@pytest.mark.rotates(2)
 def test_a_shared_subscription_gives_each_message_once_also_over_kills(
     place: Place, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from dataflare.errors import CheckpointError, DataFlareError, RunError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.sdk.destination import Epoch
 
-pytestmark = pytest.mark.rotates(2)
+pytestmark = pytest.mark.rotates(4)
 
 WORKFLOW = """\
 name: copies
