@@ -84,7 +84,7 @@ def damaged(folder: Path) -> Iterator[tuple[str, Path]]:
         shutil.copytree(folder, target, ignore=shutil.ignore_patterns(DOOR))
         return target
 
-    paths = sorted(path.relative_to(folder) for path in home.rglob("*"))
+    paths = sorted(path.relative_to(folder) for path in home.rglob("*") if path.name != DOOR)
     for path in paths:
         target = copy()
         shutil.rmtree(target / path) if (target / path).is_dir() else (target / path).unlink()

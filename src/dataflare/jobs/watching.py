@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dataflare.engine.attempt import Attempt
@@ -178,12 +179,14 @@ class Watch:
         message = from_here(f"step '{retried.step}': {retried}")
         self.say(message, level="warning", component="calls", step=retried.step)
 
-    @contextlib.contextmanager
-    def _waiting(self, step: str) -> Iterator[None]:
-        """Tell for whom the run waits while it begins."""
+    def _waiting(self, step: str) -> AbstractContextManager[None] | None:
+        """Tells for whom the run waits while it begins; None: it has begun."""
         if self.attempt is not None and self.attempt.coordinator is not None:
-            yield
-            return
+            return None
+        return self._telling(step)
+
+    @contextlib.contextmanager
+    def _telling(self, step: str) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         timers: list[asyncio.TimerHandle] = []
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Fallback = Literal["dead_letter", "stale"]
+Waiting = Callable[[str], AbstractContextManager[None] | None]
+"""What is entered while an attempt of a step is made; None: nothing needs to be."""
 
 _ONCE = RetryPolicy.model_construct(max_attempts=1)
 
@@ -61,7 +63,7 @@ class Retrying:
         fallback: Fallback | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
-        waiting: Callable[[str], AbstractContextManager[None]] | None = None,
+        waiting: Waiting | None = None,
     ) -> None:
         self.step, self.policy, self._breaker = step, policy, breaker
         self._on_retry, self._sleep, self._chance = on_retry, sleep, chance
@@ -87,7 +89,7 @@ class Retrying:
         if self._breaker is not None:
             call = partial(self._breaker.call, attempt, step=self.step)
             attempt = partial(call, timed=timed, is_counted=is_counted, waits=waits)
-        if self._waiting is not None:
+        if self._waiting is not None and self._waiting(self.step) is not None:
             attempt = partial(self._waited, attempt, self._waiting)
         try:
             return await attempt()
@@ -103,9 +105,9 @@ class Retrying:
     async def _waited(
         self,
         attempt: Callable[[], Awaitable[T]],
-        waiting: Callable[[str], AbstractContextManager[None]],
+        waiting: Waiting,
     ) -> T:
-        with waiting(self.step):
+        with waiting(self.step) or nullcontext():
             return await attempt()
 
     async def once(
@@ -226,7 +228,7 @@ class Retries:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         breakers: Mapping[str, CircuitBreaker] | None = None,
         fallbacks: Mapping[str, Fallback] | None = None,
-        waiting: Callable[[str], AbstractContextManager[None]] | None = None,
+        waiting: Waiting | None = None,
     ) -> None:
         self._policies, self._on_retry, self._sleep = policies or {}, on_retry, sleep
         self._breakers, self._fallbacks = breakers or {}, fallbacks or {}

@@ -18,6 +18,7 @@ from servers import postgres as servers
 from servers.faults import MODES, PATIENT, ROWS, Moments, not_restarted, wanted
 
 from dataflare.connectors import memory
+from dataflare.connectors.postgres import few
 from dataflare.connectors.postgres.reader import PostgresPages
 from dataflare.errors import RunError
 from dataflare.jobs import RunOptions, RunResult, run
@@ -195,15 +196,18 @@ def test_what_a_server_says_when_it_may_do_next_time(database, tmp_path, mode, s
     assert ("E0605" if state.startswith("40") else "E0607") in warning
 
 
-def test_rows_that_another_writer_changed_meanwhile(database, moments, tmp_path):
-    """Under repeatable read the server refuses to write over them: 40001."""
+def test_rows_that_another_writer_changed_meanwhile(database, moments, tmp_path, monkeypatch):
+    """Under repeatable read the server refuses to write over them: 40001. A few rows are sent with their merge, when nobody
+    can come between; these are copied before."""
+    monkeypatch.setattr(few, "_ROWS_MAX", 0)
     database.execute(
         f"alter database {database.name} set default_transaction_isolation = 'repeatable read'",
         "create table t (id bigint, customer bigint unique, amount bigint)",
     )
-    moments.at("prepare.before_apply", 3, lambda: database.execute("update t set amount = -1"))
+    for time in (2, 4):
+        moments.at("prepare.before_apply", time, lambda: database.execute("update t set amount = -1"))
     result = start(tmp_path, database.dsn, "upsert, key: customer")
-    assert len(moments.done) == 1
+    assert len(moments.done) == 2
     check(database, result, "upsert, key: customer")
 
 

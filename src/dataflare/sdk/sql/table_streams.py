@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from pydantic import ValidationError
 
 from dataflare.errors import ConfigError, DataFlareError, did_you_mean, raise_all
-from dataflare.sdk.catalog import wanted
+from dataflare.sdk.catalog import chosen, wanted
 from dataflare.sdk.sql.changes import SupportsChanges
 from dataflare.sdk.sql.names import at_step
 from dataflare.sdk.sql.relation import Relation
@@ -112,8 +112,9 @@ class TableStreams(SupportsChanges[R], SupportsTables[R]):
         """Tables that came while the run goes on. Blocking."""
         if self.config.tables is None:
             return NewTables()
-        patterns, step = [str(each) for each in self.config.tables], self.context.step
-        entries = wanted(self.list_tables(db), patterns, step)
+        patterns = [str(each) for each in self.config.tables]
+        # A pattern may match nothing by now: its table is gone.
+        entries, _ = chosen(self.list_tables(db), patterns)
         known = {of.full for of in self._names.values()}
         names = stream_names(entry.of for entry in entries)
         found, warnings = [], []
