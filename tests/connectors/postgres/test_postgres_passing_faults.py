@@ -205,7 +205,9 @@ def test_rows_that_another_writer_changed_meanwhile(database, moments, tmp_path,
         "create table t (id bigint, customer bigint unique, amount bigint)",
     )
     for time in (2, 4):
-        moments.at("prepare.before_apply", time, lambda: database.execute("update t set amount = -1"))
+        moments.at(
+            "prepare.before_apply", time, lambda: database.execute("update t set amount = -1")
+        )
     result = start(tmp_path, database.dsn, "upsert, key: customer")
     assert len(moments.done) == 2
     check(database, result, "upsert, key: customer")
