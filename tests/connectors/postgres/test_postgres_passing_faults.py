@@ -197,8 +197,8 @@ def test_what_a_server_says_when_it_may_do_next_time(database, tmp_path, mode, s
 
 
 def test_rows_that_another_writer_changed_meanwhile(database, moments, tmp_path, monkeypatch):
-    """Under repeatable read the server refuses to write over them: 40001. A few rows are sent with their merge, when nobody
-    can come between; these are copied before."""
+    """Under repeatable read the server refuses to write over them: 40001. A few rows are sent with their merge, when no other
+    writer can come between; these are copied before."""
     monkeypatch.setattr(few, "_ROWS_MAX", 0)
     database.execute(
         f"alter database {database.name} set default_transaction_isolation = 'repeatable read'",
