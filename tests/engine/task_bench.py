@@ -35,7 +35,7 @@ class Heard:
     def fail(self, failure: Fail) -> None:
         self.failures.append(failure)
 
-    def assign(self, source: str, task: str) -> Assign | Wait | None:
+    async def assign(self, source: str, task: str) -> Assign | Wait | None:
         return self.splits.pop(0) if self.splits else None
 
     @property

@@ -223,9 +223,9 @@ def test_splits_are_assigned_once_and_those_done_never(tmp_path: Path) -> None:
     async def main() -> None:
         house = House(tmp_path)
         coordinator = house.coordinator
-        assigned = [coordinator.assign("in", "in[0]")]
+        assigned = [await coordinator.assign("in", "in[0]")]
         assert not house.source.told_open  # a split is not open yet
-        assigned += [coordinator.assign("in", "in[0]") for _ in range(2)]
+        assigned += [await coordinator.assign("in", "in[0]") for _ in range(2)]
         assert [each and each.split.id for each in assigned] == ["b", "c", None]
         assert (house.source.told_open, house.writer.told_open) == (["in"], [])
 
@@ -441,8 +441,8 @@ def test_splits_that_are_found_are_in_the_next_manifest_and_are_given_once(tmp_p
         house = House(tmp_path)
         finding(house, listed=1)
         coordinator = house.coordinator
-        assert coordinator.assign("in", "in[0]") == Assign(SPLITS[0])
-        assert coordinator.assign("in", "in[0]") == Wait()
+        assert await coordinator.assign("in", "in[0]") == Assign(SPLITS[0])
+        assert await coordinator.assign("in", "in[0]") == Wait()
         coordinator.find("in", [*SPLITS[:2], SPLITS[1]])
         assert house.source.told_found == ["in"]
         house.source.answer = lambda asked: coordinator.share(
@@ -450,12 +450,12 @@ def test_splits_that_are_found_are_in_the_next_manifest_and_are_given_once(tmp_p
         )
         states = (await coordinator.checkpoint()).sources["in"].states
         assert (states["a"].done, states["b"]) == (True, SplitState(SPLITS[1]))
-        assert coordinator.assign("in", "in[0]") == Assign(SPLITS[1])
-        assert coordinator.assign("in", "in[0]") == Wait()
+        assert await coordinator.assign("in", "in[0]") == Assign(SPLITS[1])
+        assert await coordinator.assign("in", "in[0]") == Wait()
         known = await coordinator.known("in")
         assert (set(known.ids), set(known.done)) == ({"a", "b"}, {"a"})
         coordinator.find("in", None)
-        assert coordinator.assign("in", "in[0]") is None
+        assert await coordinator.assign("in", "in[0]") is None
 
     run(main())
 
@@ -465,9 +465,9 @@ def test_when_all_is_read_a_checkpoint_is_asked_for_and_then_splits(tmp_path: Pa
         house = House(tmp_path)
         wanted, woken = finding(house, listed=1)
         coordinator = house.coordinator
-        coordinator.assign("in", "in[0]")
+        await coordinator.assign("in", "in[0]")
         assert not wanted
-        assert coordinator.assign("in", "in[0]") == Wait()
+        assert await coordinator.assign("in", "in[0]") == Wait()
         assert (wanted, woken) == ([True], [])
         assert not (await coordinator.known("in")).all_done, "no checkpoint says so"
         house.source.answer = lambda asked: coordinator.share(

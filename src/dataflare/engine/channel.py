@@ -74,11 +74,27 @@ class Receiver(Protocol):
         """How large a batch may be for the tasks behind it; None: of any size."""
 
 
-class Channel:
-    """From one task to another. Written by one, read through the other's inbox.
+class WritableChannel(Protocol):
+    """A channel as its writer sees it; the reader may be in another process. cancelled: its reader needs no more rows.
+    on_cancel: what its writer does then."""
 
-    cancelled: its reader needs no more rows. on_cancel: what its writer does then.
-    """
+    cancelled: bool
+    on_cancel: Callable[[], None]
+
+    async def send(self, batch: SharedDataBatch) -> None:
+        """Send a batch, as soon as there is credit for it."""
+
+    def put(self, mark: Mark) -> None:
+        """Send a mark, at once."""
+
+    def timely_rows(self) -> int | None:
+        """How large a batch may be so that the reader, and those behind it, are soon done with it; None: of any
+        size."""
+
+
+class Channel:
+    """From one task to another of this process. Written by one, read through the other's inbox. It is a
+    `WritableChannel`."""
 
     __slots__ = ("cancelled", "inbox", "number", "on_cancel", "queued_rows")
 
@@ -101,8 +117,10 @@ class Channel:
             self.inbox.put(self.number, batch)
 
     def put(self, mark: Mark) -> None:
-        """Put a mark in."""
         self.inbox.put(self.number, mark)
+
+    def timely_rows(self) -> int | None:
+        return self.inbox.timely_rows()
 
 
 def _nothing() -> None:

@@ -183,7 +183,7 @@ class Coordinator:
         if self._wants_checkpoint is not None:
             self._wants_checkpoint()
 
-    def assign(self, source: str, task: str) -> Assign | Wait | None:
+    async def assign(self, source: str, task: str) -> Assign | Wait | None:
         queue = self._queues[source]
         taken = queue.take()
         if not queue and source not in self._opened:

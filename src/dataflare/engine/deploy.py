@@ -20,7 +20,7 @@ from dataflare.checkpoint.store import Storage
 from dataflare.engine.asked_tables import AskedTable, open_asked
 from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.batcher import AdaptiveBatcher
-from dataflare.engine.channel import Channel, Inbox, MemoryBudget
+from dataflare.engine.channel import Inbox, MemoryBudget, WritableChannel
 from dataflare.engine.clocks import Drift
 from dataflare.engine.computing import hash_text
 from dataflare.engine.coordinator import Identity
@@ -237,7 +237,7 @@ class Worker:
     def _outputs(self) -> dict[str, list[Output]]:
         """By task, its channels to every task it may send to."""
         # By edge and sender; the tasks of a stage come in the order of the outlets' tasks.
-        channels: dict[tuple[int, str], list[Channel]] = {}
+        channels: dict[tuple[int, str], list[WritableChannel]] = {}
         for spec in self._specs:
             inbox = self._inboxes[spec.task]
             for inlet in spec.inlets:

@@ -127,7 +127,7 @@ class Control(Protocol):
     def fail(self, failure: Fail) -> None:
         """The task cannot go on."""
 
-    def assign(self, source: str, task: str) -> Assign | Wait | None:
+    async def assign(self, source: str, task: str) -> Assign | Wait | None:
         """The next split of a source for one of its tasks, or None when none is left."""
 
     def want_checkpoint(self) -> None:

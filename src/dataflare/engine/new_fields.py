@@ -117,7 +117,7 @@ async def look_ahead(
 async def following(
     reader: ReopeningReader,
     reading: asyncio.Future[Chunk] | None,
-    open_next: Callable[[], ReopeningReader | None],
+    open_next: Callable[[], Awaitable[ReopeningReader | None]],
 ) -> AsyncGenerator[Chunk]:
     """The chunks of the split behind those that were read, and of the splits that follow. reading: one
     that is being read."""
@@ -134,7 +134,7 @@ async def following(
         finally:
             if current is not reader:
                 await current.aclose()
-        current = open_next()
+        current = await open_next()
 
 
 def appeared(reports: Mapping[str, Sequence[NewFields]]) -> FieldsAppeared:

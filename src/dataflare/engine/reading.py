@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -77,10 +78,8 @@ class Reading(Body):
         drift: Drift | None = None,
         turns: asyncio.Semaphore | None = None,
     ) -> None:
-        self._turns = turns
-        self._flying_bytes_max = flying_bytes_max
-        self.connector, self.batcher = connector, batcher
-        self._runners = runners
+        self._turns, self._flying_bytes_max = turns, flying_bytes_max
+        self.connector, self.batcher, self._runners = connector, batcher, runners
         self._calls_out = any(runner.calls_out for runner in runners.values())
         self._run_key, self._schema_change = run_key, schema_change
         self._hold_s, self._retrying = hold_s, retrying
@@ -175,19 +174,20 @@ class Reading(Body):
 
     async def _next_split(self) -> Assign | None:
         """The next split, also where it must be found first."""
-        while isinstance(taken := self._assigned(), Wait):
-            self._found.clear()
-            if self._clock.stamp is not None:
-                self._go_idle()
-            await self.task.cut_if_asked()
-            try:
+        with suppress(_Cancelled):
+            while True:
+                # What is found after the answer may be told before the answer is read.
+                self._found.clear()
+                await self.task.cut_if_asked()
+                asking = self.task.control.assign(self.task.name, self.task.id)
+                taken = await self._waiting(asking)
+                if not isinstance(taken, Wait):
+                    return taken
+                if self._clock.stamp is not None:
+                    self._go_idle()
+                await self.task.cut_if_asked()
                 await self._waiting(self._found.wait())
-            except _Cancelled:
-                return None
-        return taken
-
-    def _assigned(self) -> Assign | Wait | None:
-        return self.task.control.assign(self.task.name, self.task.id)
+        return None
 
     async def _read(self, taken: Assign) -> None:
         split, position = taken.split, taken.position
@@ -408,9 +408,9 @@ class Reading(Body):
         if may_cut:
             self._position = position
 
-    def _open_next(self) -> ReopeningReader | None:
+    async def _open_next(self) -> ReopeningReader | None:
         """A reader of the next split, which this attempt will not read any more."""
-        taken = self._assigned()
+        taken = await self.task.control.assign(self.task.name, self.task.id)
         if not isinstance(taken, Assign):
             return None
         return ReopeningReader(

@@ -19,7 +19,7 @@ from typing import ClassVar, TypeVar
 import polars as pl
 from msgspec import Struct
 
-from dataflare.engine.channel import Channel, Inbox
+from dataflare.engine.channel import Inbox, WritableChannel
 from dataflare.engine.exchange import split_by_key
 from dataflare.engine.gate import Cut, Ended, Rows, Time
 from dataflare.engine.messages import Checkpoint, Control, Deploy, Fail, Found, Opened, Share
@@ -45,7 +45,7 @@ class Output(Struct, frozen=True):
     edge: int
     exchange: str
     keys: tuple[str, ...]
-    channels: tuple[Channel, ...]
+    channels: tuple[WritableChannel, ...]
 
 
 class Body(ABC):
@@ -257,7 +257,7 @@ class Task:
         least: float | None = None
         for edge, sent in self.rows_sent.items():
             output = self._outputs[edge]
-            asked = [c.inbox.timely_rows() for c in output.channels if not c.cancelled]
+            asked = [c.timely_rows() for c in output.channels if not c.cancelled]
             known = [rows for rows in asked if rows is not None]
             if known and edge not in letters:
                 rows = min(known) * len(output.channels) * max(1, self.rows_taken) / sent
