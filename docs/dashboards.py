@@ -21,7 +21,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "Time of steps": ("task_seconds", "tasks"),
     "What went wrong": (
         "errors", "dead_letters", "late_rows", "retries", "breaker_opened", "breaker_open", "restarts",
-        "alert_firing",
+        "alert_firing", "alert_learning",
     ),
     "State and checkpoints": (
         "checkpoints", "checkpoint_duration_seconds", "checkpoint_age_seconds", "checkpoint_bytes",

@@ -242,3 +242,32 @@ def test_too_few_rows_of_a_run_without_an_end_is_warned_of(tmp_path: Path) -> No
     result = done(text, tmp_path, for_s=0.1)
     (warning,) = [each for each in result.warnings if "alert" in each]
     assert "this one has no end: add 'in 10m' to 'rows < 1000000'" in warning
+
+
+USUAL = """\
+name: daily
+params: {rows: {type: int64, default: 400}}
+sources: {orders: {type: generate, config: {rows: "${param:rows}", columns: {n: {sequence: 0}}}}}
+destinations: {out: {type: blackhole, inputs: [orders]}}
+"""
+UNUSUAL = "alerts: [{name: volume, when: rows < usual}]\n"
+
+
+def daily(folder: Path, text: str, rows: int) -> RunResult:
+    return done(text.replace("default: 400", f"default: {rows}"), folder, accept_changes=True)
+
+
+def test_a_rule_knows_what_the_runs_before_it_had(tmp_path: Path) -> None:
+    for _ in range(8):
+        daily(tmp_path, USUAL, 400)
+    result = daily(tmp_path, USUAL + UNUSUAL, 200)
+    assert result.warnings[-1:] == [
+        "alert 'volume' fired: rows is 200, and 320 to 480 is usual (rows < usual)"
+    ]
+    file = tmp_path / "home" / "daily" / "usual.json"
+    (seen,) = json.loads(file.read_bytes()).values()
+    assert [each[1:] for each in seen] == [[400.0, False]] * 8 + [[200.0, True]]
+    assert not daily(tmp_path, USUAL + UNUSUAL, 400).warnings
+    file.write_bytes(b"{")
+    (warning,) = daily(tmp_path, USUAL + UNUSUAL, 400).warnings
+    assert warning.startswith("what is usual cannot be read, and is learnt again: ")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,11 @@ from msgspec.structs import replace
 
 from dataflare.checkpoint.files import write_whole
 from dataflare.errors import DataFlareError, SystemError_, from_here
+from dataflare.jobs.usual_history import keep_history, usual_history
 from dataflare.observability.alerts import Alerts, Event, Fired
 from dataflare.observability.notifiers import Notice, Notifier, check_allowed
 from dataflare.observability.tries import Try
+from dataflare.observability.usual import History
 from dataflare.resilience.policy import RetryPolicy
 from dataflare.resilience.retry import Retried, Retrying
 from dataflare.sdk.threads import completed, in_thread
@@ -72,7 +74,8 @@ class _Alerting:
             watch.warn([f"what alerts fired in the run before cannot be read: {error}"])
             before = []
         self._kept = [replace(fired, told=[*fired.told]) for fired in before]
-        watch.alerts = Alerts(workflow.alerts, before)
+        history = await self._history()
+        watch.alerts = Alerts(workflow.alerts, before, history)
         for name, notifier in workflow.notifiers.items():
             self._tellers[name] = _Teller(name, notifier, watch)
         missing = {n for rule in workflow.alerts for n in rule.notify if n not in self._tellers}
@@ -92,6 +95,16 @@ class _Alerting:
             if fired is not None and set(rule.notify) - {*fired.told}:
                 event = Event("firing", rule, fired.message, fired.step, fired.value, fired.since, fired.since)  # fmt: skip
                 self._tell(event, fired)
+
+    async def _history(self) -> History:
+        """What the runs before saw, for rules that compare with what is usual."""
+        if not any(rule.condition.is_usual for rule in self._watch.workflow.alerts):
+            return History()
+        try:
+            return await in_thread(usual_history, self._path.parent, self._watch.workflow)
+        except (OSError, msgspec.DecodeError) as error:
+            self._watch.warn([f"what is usual cannot be read, and is learnt again: {error}"])
+            return History()
 
     async def looks(self) -> None:
         while True:
@@ -130,17 +143,22 @@ class _Alerting:
                 teller.add(event, fired)
 
     async def _keep(self) -> None:
-        """Remember what fires, and who knows it: a run that is killed here tells it again at most once."""
+        """Remember what was seen, what fires, and who knows it: a run that is killed here tells it again at most once."""
+        history = self._watch.alerts.history
+        if history.is_new:
+            await self._kept_whole("what is usual", in_thread(keep_history, self._path.parent, history.kept()))  # fmt: skip
         firing = self._watch.alerts.firing()
         now = [(fired.name, *fired.told) for fired in firing]
         if now == [(fired.name, *fired.told) for fired in self._kept]:
             return
         self._kept = [replace(fired, told=[*fired.told]) for fired in firing]
+        await self._kept_whole("alerts that fire", in_thread(write_whole, self._path, msgspec.json.encode(firing)))  # fmt: skip
+
+    async def _kept_whole(self, what: str, writing: Awaitable[None]) -> None:
         try:
-            await in_thread(write_whole, self._path, msgspec.json.encode(firing))
+            await writing
         except OSError as error:
-            text = f"alerts that fire cannot be remembered: {error.strerror or error}"
-            self._watch.warn([text])
+            self._watch.warn([f"{what} cannot be remembered: {error.strerror or error}"])
 
 
 class _Teller:

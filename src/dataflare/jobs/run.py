@@ -455,6 +455,7 @@ class _Run:
         if recovered.manifest is not None:
             if self.resumed_from is None:
                 self.resumed_from = recovered.manifest.epoch
+                self.watch.is_resumed = not self.watch.restarts
             self.watch.say(f"resumed from checkpoint {recovered.manifest.epoch}")
 
     # -- the end -----------------------------------------------------------------------------------

@@ -55,6 +55,8 @@ class Watch:
         self.retried: dict[str, list[Retried]] = {}
         self.held_back: dict[str, int] = {}
         self.restarts = 0
+        self.is_resumed = False
+        self._last_rows: dict[str, tuple[int, float]] = {}
         self.attempt: Attempt | None = None
         self.plan: Plan | None = None
         self.message: str | None = None
@@ -304,6 +306,7 @@ class Watch:
             message=self.message,
             file=str(self.workflow.file.absolute()) if self.workflow.file else None,
             failure=self._why(),
+            is_resumed=self.is_resumed,
         )
         if self.attempt is not None:
             view.bounded = self.attempt.plan.bounded
@@ -377,6 +380,15 @@ class Watch:
                 latency=latencies.get(name),
                 is_done=step.done,
                 committed_us=committed_us.get(name),
+                last_row_at=self._last_row_at(name, (step.rows_in or 0) + (step.rows_out or 0)),
             )
             for name, step in self.metrics.processed.items()
         }
+
+    def _last_row_at(self, step: str, rows: int) -> float | None:
+        """When a look at the run last found more rows of the step."""
+        before, at = self._last_rows.get(step, (0, 0.0))
+        if rows > before:
+            at = time.time()
+            self._last_rows[step] = (rows, at)
+        return at or None

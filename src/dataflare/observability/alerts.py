@@ -14,6 +14,7 @@ from msgspec import Struct, field
 
 from dataflare.observability.conditions import Condition, Judge
 from dataflare.observability.measures import shown
+from dataflare.observability.usual import History, UsualJudge
 from dataflare.observability.view import AlertView, RunView
 
 _FLAPS, _FLAPPING_S, _QUIET_S = 3, 600.0, 300.0
@@ -61,8 +62,12 @@ class Fired(Struct):
 
 
 class _State:
-    def __init__(self, rule: Rule, carried: Fired | None) -> None:
-        self.rule, self.judge = rule, Judge(rule.condition, rule.step)
+    def __init__(self, rule: Rule, carried: Fired | None, history: History) -> None:
+        self.rule = rule
+        self.usual: UsualJudge | None = None
+        if rule.condition.is_usual:
+            self.usual = UsualJudge(rule.condition, rule.step, history)
+        self.judge: Judge | UsualJudge = self.usual or Judge(rule.condition, rule.step)
         self.pending_s: float | None = None
         self.quiet_s: float | None = None
         self.fired = carried
@@ -79,7 +84,9 @@ class _State:
             return self._resolved(run) if is_end and self._ends_with_run() else None
         if judged.is_met:
             self.quiet_s = None
-            self.last = self.rule.condition.in_words(judged.value, judged.step, run.failure)
+            self.last = self.rule.condition.in_words(
+                judged.value, judged.step, run.failure, judged.usual
+            )
             if self.fired is not None:
                 self.is_carried = False
                 self.fired.message, self.fired.value = self.last, judged.value
@@ -128,12 +135,16 @@ class _State:
 
 
 class Alerts:
-    """before: those that fired at the end of the run before."""
+    """before: those that fired at the end of the run before. history: what was seen by the runs before, for rules that compare
+    with what is usual; what this one sees is added."""
 
-    def __init__(self, rules: Iterable[Rule], before: Sequence[Fired] = ()) -> None:
+    def __init__(
+        self, rules: Iterable[Rule], before: Sequence[Fired] = (), history: History | None = None
+    ) -> None:
         self.rules = tuple(rules)
+        self.history = History() if history is None else history
         known = {fired.name: fired for fired in before}
-        self._states = [_State(rule, known.get(rule.name)) for rule in self.rules]
+        self._states = [_State(rule, known.get(rule.name), self.history) for rule in self.rules]
 
     def look(self, run: RunView) -> list[Event]:
         """What has changed since the look before."""
@@ -153,7 +164,7 @@ class Alerts:
         return next((s.fired for s in self._states if s.rule is rule), None)
 
     def views(self) -> list[AlertView]:
-        """Those that are pending or fire."""
+        """Those that are pending or fire, and those that learn what is usual."""
         found = []
         for state in self._states:
             rule = state.rule
@@ -163,6 +174,9 @@ class Alerts:
                 found.append(view)
             elif state.pending_s is not None:
                 found.append(AlertView(rule.name, "pending", rule.severity, state.last, None))
+            elif state.usual is not None and state.usual.learning:
+                text = f"{state.usual.learning} ({rule.condition.text})"
+                found.append(AlertView(rule.name, "learning", rule.severity, text, None))
         return found
 
     def closing(self) -> list[str]:

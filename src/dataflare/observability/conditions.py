@@ -2,6 +2,8 @@
 
     MEASURE [OPERATOR VALUE] [in DURATION] [for DURATION]
 
+The value `usual` is what was seen before, at this hour of the week (see `usual`).
+
 Always true: a condition that cannot be judged yet is neither met nor unmet.
 """
 
@@ -22,6 +24,7 @@ from dataflare.observability.measures import (
     WINDOW_S,
     Measure,
     counted_once,
+    of_step,
     shown,
 )
 from dataflare.observability.view import ErrorView, RunView
@@ -44,12 +47,16 @@ _TEXT = re.compile(
 )
 EXPECTED = "a measure, an operator and a value, such as 'lag > 5m' or 'errors > 100 in 5m for 1m'"
 _NUMBER = re.compile(r"[0-9][0-9_]*(?:\.[0-9]+)?")
+USUAL = "usual"
+_USUAL_S, _USUAL_LEAST_S = 3600.0, 60.0
+"""Over how long a measure is compared with what is usual, where `in` does not say; and the least that it may say."""
 _SAMPLES = 60
 """How many earlier looks of a window are kept at most."""
 
 
 class Condition(Struct, frozen=True):
-    """window_s: over how long the measure is taken; None: now, or since the run began."""
+    """window_s: over how long the measure is taken; None: now, or since the run began. is_usual: it is compared with what
+    was seen before, not with `limit`."""
 
     text: str
     measure_name: str
@@ -57,6 +64,7 @@ class Condition(Struct, frozen=True):
     limit: float
     window_s: float | None = None
     for_s: float | None = None
+    is_usual: bool = False
 
     @property
     def measure(self) -> Measure:
@@ -65,25 +73,36 @@ class Condition(Struct, frozen=True):
     def holds(self, value: float) -> bool:
         return _OPERATORS[self.operator](value, self.limit)
 
+    def holds_beside(self, value: float, low: float, high: float) -> bool:
+        """Whether the value is outside of what is usual, on the side that the operator names."""
+        is_less, is_more = value < low, value > high
+        return {"<": is_less, "<=": is_less, ">": is_more, ">=": is_more}.get(
+            self.operator, is_less or is_more
+        )
+
     @property
     def is_of_whole_run(self) -> bool:
         """Whether it is judged once, when the run has finished: at its begin everything that grows is small."""
         grows = self.measure.grows or self.measure_name == "elapsed"
-        return grows and self.window_s is None and self.operator not in (">", ">=")
+        looks_up = self.operator in (">", ">=") and not self.is_usual
+        return grows and self.window_s is None and not looks_up
 
     @property
     def looks_for_little(self) -> bool:
         return self.operator in ("<", "<=")
 
-    def in_words(self, value: float, step: str, error: ErrorView | None = None) -> str:
-        """`lag of orders is 7 min 3 s (lag > 5m)`. error: that ended the run."""
+    def in_words(
+        self, value: float, step: str, error: ErrorView | None = None, usual: str = ""
+    ) -> str:
+        """`lag of orders is 7 min 3 s (lag > 5m)`. error: that ended the run. usual: what would be."""
         if self.measure_name == "failed":
             return f"the run failed: {error.message}" if error is not None else "the run failed"
         of = f" of {step}" if step else ""
         if self.measure.unit == "flag":
             return f"the circuit breaker{of} holds calls back ({self.text})"
         name = self.measure.name.replace("_", " ")
-        return f"{name}{of} is {shown(value, self.measure.unit)} ({self.text})"
+        beside = f", and {usual} is usual" if usual else ""
+        return f"{name}{of} is {shown(value, self.measure.unit)}{beside} ({self.text})"
 
 
 def parse_condition(text: str) -> Condition:
@@ -113,8 +132,28 @@ def parse_condition(text: str) -> Condition:
         raise ValueError(
             f"'{name}' is true or false and stands alone, without '{found['operator']}'"
         )
+    if found["value"] == USUAL:
+        return _usual(text.strip(), measure, found["operator"], window_s, for_s)
     limit = _value(found["value"], measure)
     return Condition(text.strip(), name, found["operator"], limit, window_s, for_s)
+
+
+def _usual(
+    text: str, measure: Measure, operator: str, window_s: float | None, for_s: float | None
+) -> Condition:
+    name = measure.name
+    if operator in ("=", "=="):
+        raise ValueError(f"'{name}' is compared with 'usual' by '<', '>' or '!='")
+    is_of_moment = not measure.grows and measure.over is None and name != "elapsed"
+    if is_of_moment and operator not in (">", ">="):
+        raise ValueError(
+            f"'{name}' is compared with 'usual' by '>': it is what it is at one moment"
+        )
+    if measure.over is not None and not re.search(r"\bin\b", text):
+        window_s = _USUAL_S
+    if window_s is not None and window_s < _USUAL_LEAST_S:
+        raise ValueError("with 'usual', 'in' needs 1m or more")
+    return Condition(text, name, operator, 0.0, window_s, for_s, is_usual=True)
 
 
 def _duration(text: str, word: str, *, zero: bool = False) -> float:
@@ -150,11 +189,12 @@ def _value(text: str, measure: Measure) -> float:
 
 
 class Judged(Struct, frozen=True):
-    """step: '' for the run, or for all steps together."""
+    """step: '' for the run, or for all steps together. usual: what would be, in words."""
 
     is_met: bool
     value: float
     step: str
+    usual: str = ""
 
 
 class Judge:
@@ -169,7 +209,7 @@ class Judge:
         condition, measure = self._condition, self._condition.measure
         if condition.is_of_whole_run and run.status != "finished":
             return None
-        raw = self._meant(run, measure.read(run))
+        raw = of_step(run, measure.read(run), self._step)
         values = raw if condition.window_s is None else self._over(run.elapsed_s, raw)
         if self._step is None and measure.is_total:
             values = counted_once(run, values, measure.name)
@@ -183,17 +223,6 @@ class Judge:
         step = chosen(met or values, key=(met or values).__getitem__)
         named = run.failure.step if measure.name == "failed" and run.failure is not None else step
         return Judged(bool(met), values[step], named or "")
-
-    def _meant(self, run: RunView, read: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What was read of the step. Of a source of many tables it is said for each of them; of steps that run as one,
-        for their stage."""
-        step = self._step
-        if step is None or "" in read:
-            return read
-        if step in read:
-            return {step: read[step]}
-        stages = {stage.name for stage in run.stages if step in stage.steps}
-        return {n: value for n, value in read.items() if n in stages or n.startswith(f"{step}.")}
 
     def _over(self, now_s: float, raw: Mapping[str, Any]) -> Mapping[str, float]:
         """The values over the window. Where a run is younger than that: since it began, for a count that is not to be

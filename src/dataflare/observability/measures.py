@@ -95,8 +95,23 @@ def _age(run: RunView) -> float:
     return max(0.0, run.at - (run.started if ended is None else ended))
 
 
+def _freshness(run: RunView) -> Mapping[str, Raw]:
+    """A step that has come to its end gets no more rows, and is not waited for."""
+    return {
+        name: max(0.0, run.at - (step.last_row_at or run.started))
+        for name, step in run.steps.items()
+        if not step.is_done
+    }
+
+
 def _all() -> Iterator[Measure]:
     yield Measure("lag", "duration", "how far event time is behind the clock", _lags)
+    yield Measure(
+        "freshness",
+        "duration",
+        "how long ago the last row came, or the run began without one",
+        _freshness,
+    )
     yield Measure(
         "latency",
         "duration",
@@ -203,6 +218,17 @@ def _all() -> Iterator[Measure]:
 
 
 MEASURES = {measure.name: measure for measure in _all()}
+
+
+def of_step(run: RunView, read: Mapping[str, Raw], step: str | None) -> Mapping[str, Raw]:
+    """What was read of a step. Of a source of many tables it is said for each of them; of steps that run as one, for their
+    stage. step: None for all."""
+    if step is None or "" in read:
+        return read
+    if step in read:
+        return {step: read[step]}
+    stages = {stage.name for stage in run.stages if step in stage.steps}
+    return {n: value for n, value in read.items() if n in stages or n.startswith(f"{step}.")}
 
 
 def counted_once(run: RunView, values: Mapping[str, float], name: str) -> Mapping[str, float]:

@@ -273,6 +273,15 @@ METRICS = (
         lambda run: (((a.name, a.severity), 1.0) for a in run.alerts if a.state == "firing"),
     ),
     Metric(
+        "dataflare_alert_learning",
+        "gauge",
+        "1 for each alert of the workflow that does not know yet what is usual.",
+        ("alert", "severity"),
+        "dataflare.alert.learning",
+        "1",
+        lambda run: (((a.name, a.severity), 1.0) for a in run.alerts if a.state == "learning"),
+    ),
+    Metric(
         "dataflare_up",
         "gauge",
         "1 while the run has rows to move, 0 while it starts, waits for a restart or has ended.",

@@ -21,7 +21,7 @@ class StepView(Struct):
     where fusion or pushdown makes a count unknowable. retries: calls that were made again. held_back: how often its circuit
     breaker opened; is_held_back: whether it is open. watermark_us: the least event time that is still expected. latency: of a destination, from the reading of
     rows until its system has taken them. kept_bytes: how much of a log its server keeps for it. committed_us: rows of earlier
-    event times are committed."""
+    event times are committed. last_row_at: when it was last seen that it had more rows."""
 
     kind: str
     rows_in: int | None = 0
@@ -38,6 +38,7 @@ class StepView(Struct):
     latency: Histogram | None = None
     is_done: bool = False
     committed_us: int | None = None
+    last_row_at: float | None = None
 
 
 class StageView(Struct):
@@ -94,7 +95,7 @@ class ProcessView(Struct):
 
 
 class AlertView(Struct):
-    """An alert that is pending or firing. since: when it began to fire."""
+    """An alert that is pending or firing, or does not know yet what is usual: learning. since: when it began to fire."""
 
     name: str
     state: str
@@ -113,7 +114,8 @@ class ErrorView(Struct):
 
 class RunView(Struct):
     """status: starting, running, restarting, stopping, finished, failed, stopped. at and started: seconds since 1970. restarts:
-    attempts after the first one. bounded: whether its input has an end. message: the last notice."""
+    attempts after the first one. bounded: whether its input has an end. message: the last notice. is_resumed: it goes on where
+    an earlier run ended, and counts its own rows."""
 
     workflow: str
     run_id: str
@@ -133,6 +135,7 @@ class RunView(Struct):
     message: str | None = None
     file: str | None = None
     failure: ErrorView | None = None
+    is_resumed: bool = False
 
     def lag_s(self, step: str) -> float | None:
         """How far the event time of a step is behind the clock, seconds; None if it has none."""

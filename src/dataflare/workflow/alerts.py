@@ -30,7 +30,7 @@ class AlertRule(BaseModel):
         default=None, min_length=1, max_length=100, description="its name; without one: `when`"
     )
     when: str = Field(
-        description="a measure, an operator and a value: `lag > 5m`, `errors > 100 in 5m`, `failed`"
+        description="a measure, an operator and a value: `lag > 5m`, `errors > 100 in 5m`, `rows < usual`, `failed`"
     )
     for_: Duration | None = Field(
         default=None, alias="for", description="how long that must hold before it fires"
