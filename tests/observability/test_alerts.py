@@ -9,7 +9,7 @@ import pytest
 from dataflare.observability.alerts import Alerts, Fired, Rule
 from dataflare.observability.conditions import parse_condition
 from dataflare.observability.measures import MEASURES
-from dataflare.observability.times import Histogram, Spent
+from dataflare.observability.times import Histogram, RuleCount, Spent
 from dataflare.observability.view import (
     CheckpointView,
     ErrorView,
@@ -226,7 +226,7 @@ def test_every_measure_can_be_compared_and_shown(name: str) -> None:
     value = {"duration": "1ms", "size": "1KiB", "share": "1%"}.get(measure.unit, "0.05")  # fmt: skip
     facts: dict[str, Any] = {
         "rows_out": 9, "errors": 9, "dead_letters": 9, "late": 9, "retries": 9, "held_back": 9,
-        "is_held_back": True, "kept_bytes": 1 << 40,
+        "is_held_back": True, "kept_bytes": 1 << 40, "shares": {"r": RuleCount(10, 5)},
     }  # fmt: skip
     histogram = Histogram()
     histogram.record(20)
@@ -241,7 +241,7 @@ def test_every_measure_can_be_compared_and_shown(name: str) -> None:
     runs[1].process.open_files = 9
     runs[1].checkpoints = CheckpointView(failed=9, last_s=9.0)
     is_flag = measure.unit == "flag"
-    alerts = Alerts([rule(name if is_flag else f"{name} >= {value}")])
+    alerts = Alerts([rule(name if is_flag else f"{name} >= {value}{' in 1m' * measure.whole}")])
     (event,) = [event for run in runs for event in alerts.look(run)]
     begin = {"failed": "the run failed", "breaker_open": "the circuit breaker of a"}
     assert event.message.startswith(begin.get(name, name.replace("_", " ")))

@@ -6,13 +6,13 @@ unknowable becomes None and stays None.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct, field
 
 from dataflare.model.event_time import moment_of
-from dataflare.observability.times import JobTimes, TaskTimes
+from dataflare.observability.times import JobTimes, RuleCount, TaskTimes
 from dataflare.observability.view import CheckpointView
 from dataflare.sdk.max_errors import too_many_errors
 
@@ -31,7 +31,7 @@ class StepMetrics(Struct):
     where it is known. late_unread: by output, those late rows that no step reads. late_in_part: rows that came too late for
     some of their windows only. refused: those errors that a
     destination's system gave; ending: those that ended the run. tasks and ended: its parallel copies. left_out: by path, the fields that
-    its columns lack. kept_bytes: how much of a log its server keeps for it, where that is known."""
+    its columns lack. shares: by rule of which a share may be broken, how many rows were. kept_bytes: how much of a log its server keeps for it, where that is known."""
 
     kind: str = "transformation"
     rows_in: int | None = 0
@@ -51,6 +51,10 @@ class StepMetrics(Struct):
     late_unread: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, LeftOut] = field(default_factory=dict)
+    shares: dict[str, RuleCount] = field(default_factory=dict)
+
+    def add_share(self, rule: str, count: RuleCount) -> None:
+        self.shares.setdefault(rule, RuleCount()).add(count.rows, count.broken)
 
     def leave_out(self, path: str, found: LeftOut) -> None:
         before = self.left_out.setdefault(path, LeftOut(0, found.place))
@@ -78,6 +82,8 @@ class StepMetrics(Struct):
             self.warnings[warning] = self.warnings.get(warning, 0) + rows
         for path, found in other.left_out.items():
             self.leave_out(path, found)
+        for rule, count in other.shares.items():
+            self.add_share(rule, count)
 
     def less(self, other: StepMetrics) -> StepMetrics:
         """What was counted beside the counts of `other`, which are a part of these. Without what is not a count."""
@@ -93,6 +99,11 @@ class StepMetrics(Struct):
             self.errors - other.errors,
             dead_letters=self.dead_letters - other.dead_letters,
             late=self.late - other.late,
+            shares={
+                rule: RuleCount(count.rows - before.rows, count.broken - before.broken)
+                for rule, count in self.shares.items()
+                for before in (other.shares.get(rule, RuleCount()),)
+            },
         )
 
     def copy(self) -> StepMetrics:
@@ -167,6 +178,7 @@ class JobMetrics:
     def __init__(self, kinds: dict[str, str]) -> None:
         self._kinds = kinds
         self.errors_max: dict[str, int | float] = {}
+        self.judge_shares: Callable[[bool], None] = lambda final: None
         self._committed: dict[str, StepMetrics] = {}
         self._base: dict[str, StepMetrics] = {}
         self._published: tuple[int, dict[str, StepMetrics]] | None = None
@@ -300,7 +312,8 @@ class JobMetrics:
 
     def check_errors(self, *, final: bool = False) -> None:
         """Raise DataError (E0530) for a step with more failed rows than `max_errors` allows. A share is
-        judged from 10,000 rows on, and at the end of the input."""
+        judged from 10,000 rows on, and at the end of the input. And what `judge_shares` raises."""
+        self.judge_shares(final)
         steps = self.steps if self.errors_max else {}
         for name, most in self.errors_max.items():
             step = steps[name]

@@ -24,6 +24,7 @@ from dataflare.model.batch import KIND_COLUMN, is_truncation, truncation
 from dataflare.model.event_time import TIME_COLUMN, TIME_COLUMNS
 from dataflare.model.types import Schema
 from dataflare.model.unchanged import UNCHANGED
+from dataflare.observability.times import RuleCount
 from dataflare.operators.base import Branch, Lowering, RowOperator
 from dataflare.operators.primitives import kept
 from dataflare.operators.python import PythonCall
@@ -66,6 +67,7 @@ class Outcome(Struct):
     errors: dict[str, int] = field(default_factory=dict)
     failed: list[pl.DataFrame] = field(default_factory=list)
     warnings: dict[tuple[str, str], int] = field(default_factory=dict)
+    shares: dict[tuple[str, str], RuleCount] = field(default_factory=dict)
     left_out: list[tuple[str, str, LeftOut]] = field(default_factory=list)
     late: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     late_in_part: dict[str, int] = field(default_factory=dict)
@@ -88,6 +90,8 @@ class Outcome(Struct):
         self.failed.extend(other.failed)
         for warning, rows in other.warnings.items():
             self.warnings[warning] = self.warnings.get(warning, 0) + rows
+        for rule, count in other.shares.items():
+            self.shares.setdefault(rule, RuleCount()).add(count.rows, count.broken)
         self.left_out.extend(other.left_out)
         for step, rows in other.errors.items():
             self.count_errors(step, rows)
@@ -115,6 +119,8 @@ class Outcome(Struct):
         for (step, warning), rows in self.warnings.items():
             warnings = metrics.step(step).warnings
             warnings[warning] = warnings.get(warning, 0) + rows
+        for (step, rule), count in self.shares.items():
+            metrics.step(step).add_share(rule, count)
         for step, path, found in self.left_out:
             metrics.step(step).leave_out(path, found)
 
@@ -326,6 +332,8 @@ def _count_broken(branch: Branch, frame: pl.DataFrame, outcome: Outcome) -> None
         broken = int(frame[column].sum() or 0)
         if broken:
             outcome.warnings[branch.step, warning] = broken
+    for rule, column in branch.shares.items():
+        outcome.shares[branch.step, rule] = RuleCount(frame.height, int(frame[column].sum() or 0))
 
 
 def _needs(segment: Segment) -> frozenset[str]:

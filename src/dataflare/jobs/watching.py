@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dataflare.engine.attempt import Attempt
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.taps import Tap
-from dataflare.errors import DataFlareError, RunError, from_here
+from dataflare.errors import DataError, DataFlareError, RunError, from_here
 from dataflare.jobs.breakers import circuit_breakers, fallbacks
 from dataflare.jobs.closing import told_of
 from dataflare.jobs.counting import metrics_of
@@ -74,6 +74,8 @@ class Watch:
         self.log = RunLogger(workflow.name, self.run_id, self.redacted)
         self.alerts = Alerts(workflow.alerts)
         self.metrics: JobMetrics = metrics_of(workflow)
+        if any(rule.fails for rule in workflow.alerts):
+            self.metrics.judge_shares = self._judge_shares
         self._reporter = Reporter(self.metrics, self._options.listener)
         self._breakers = circuit_breakers(workflow, self._held_back, self._let_through)
         self.retries = Retries(
@@ -380,6 +382,7 @@ class Watch:
                 latency=latencies.get(name),
                 is_done=step.done,
                 committed_us=committed_us.get(name),
+                shares=step.shares,
                 last_row_at=self._last_row_at(name, (step.rows_in or 0) + (step.rows_out or 0)),
             )
             for name, step in self.metrics.processed.items()
@@ -392,3 +395,20 @@ class Watch:
             at = time.time()
             self._last_rows[step] = (rows, at)
         return at or None
+
+    def _judge_shares(self, final: bool) -> None:
+        """Raise DataError (E0531) for a rule that fails the run, before its rows are committed."""
+        view = self.view()
+        for name, metric in self.metrics.steps.items():  # without what was done again
+            view.steps[name].shares = metric.shares
+        view.status = "finished" if final else view.status
+        failing = self.alerts.failing(view, is_final=final)
+        if failing is not None:
+            step, _, rule = failing.step.partition(".")
+            raise DataError(
+                f"step '{step}': too many rows break the rule '{rule}': {failing.message}",
+                code="E0531",
+                step=step,
+                notes=["the rows since the last checkpoint are not kept"],
+                help="fix the data, raise 'allowed' of the rule, or set its on_fail to warn",
+            )

@@ -25,7 +25,7 @@ _CARRIED_S = 60.0
 
 class Rule(Struct, frozen=True):
     """for_s: how long its condition holds before it fires; keep_s: how long it does not before that is resolved. step:
-    only of this one. notify: names of notifiers."""
+    only of this one. notify: names of notifiers. fails: a run that meets it fails."""
 
     name: str
     condition: Condition
@@ -34,6 +34,7 @@ class Rule(Struct, frozen=True):
     severity: str = "warning"
     step: str | None = None
     notify: tuple[str, ...] = ()
+    fails: bool = False
 
 
 class Event(Struct, frozen=True):
@@ -156,6 +157,24 @@ class Alerts:
         is_end = run.status == "finished"
         events = (state.look(run, is_end=is_end) for state in self._states)
         return [event for event in events if event is not None]
+
+    def failing(self, run: RunView, *, is_final: bool) -> Event | None:
+        """The first of the rules that fail a run which is met. is_final: all rows of the run are counted. Learns nothing: a
+        run that fails teaches nothing."""
+        for state in self._states:
+            rule, condition = state.rule, state.rule.condition
+            if not rule.fails:
+                continue
+            if state.fired is not None and not condition.is_of_whole_run and not state.is_carried:
+                fired = state.fired
+                return Event("firing", rule, fired.message, fired.step, fired.value, fired.since, run.at)  # fmt: skip
+            if is_final and condition.is_of_whole_run:
+                history = History(self.history.kept(taken=False))
+                judged = (UsualJudge(condition, rule.step, history) if condition.is_usual else Judge(condition, rule.step)).look(run)  # fmt: skip
+                if judged is not None and judged.is_met:
+                    text = condition.in_words(judged.value, judged.step, None, judged.usual)
+                    return Event("firing", rule, text, judged.step, judged.value, run.at, run.at)
+        return None
 
     def firing(self) -> list[Fired]:
         return [state.fired for state in self._states if state.fired is not None]

@@ -25,6 +25,7 @@ from dataflare.observability.measures import (
     Measure,
     counted_once,
     of_step,
+    of_whole_run,
     shown,
 )
 from dataflare.observability.view import ErrorView, RunView
@@ -83,6 +84,8 @@ class Condition(Struct, frozen=True):
     @property
     def is_of_whole_run(self) -> bool:
         """Whether it is judged once, when the run has finished: at its begin everything that grows is small."""
+        if self.measure.whole:
+            return self.window_s is None
         grows = self.measure.grows or self.measure_name == "elapsed"
         looks_up = self.operator in (">", ">=") and not self.is_usual
         return grows and self.window_s is None and not looks_up
@@ -121,7 +124,7 @@ def parse_condition(text: str) -> Condition:
         if not measure.grows and measure.over is None:
             raise ValueError(f"'{name}' has no 'in': it is what it is at one moment")
         window_s = _duration(found["window"], "in")
-    elif measure.over is not None:
+    elif measure.over is not None and not measure.whole:
         window_s = WINDOW_S
     for_s = None if found["for"] is None else _duration(found["for"], "for", zero=True)
     if found["operator"] is None:
@@ -144,12 +147,14 @@ def _usual(
     name = measure.name
     if operator in ("=", "=="):
         raise ValueError(f"'{name}' is compared with 'usual' by '<', '>' or '!='")
-    is_of_moment = not measure.grows and measure.over is None and name != "elapsed"
+    is_of_moment = (
+        not measure.grows and not measure.whole and measure.over is None and name != "elapsed"
+    )
     if is_of_moment and operator not in (">", ">="):
         raise ValueError(
             f"'{name}' is compared with 'usual' by '>': it is what it is at one moment"
         )
-    if measure.over is not None and not re.search(r"\bin\b", text):
+    if measure.over is not None and not measure.whole and not re.search(r"\bin\b", text):
         window_s = _USUAL_S
     if window_s is not None and window_s < _USUAL_LEAST_S:
         raise ValueError("with 'usual', 'in' needs 1m or more")
@@ -210,7 +215,10 @@ class Judge:
         if condition.is_of_whole_run and run.status != "finished":
             return None
         raw = of_step(run, measure.read(run), self._step)
-        values = raw if condition.window_s is None else self._over(run.elapsed_s, raw)
+        if condition.window_s is not None:
+            values = self._over(run.elapsed_s, raw)
+        else:
+            values = of_whole_run(measure, raw, run)
         if self._step is None and measure.is_total:
             values = counted_once(run, values, measure.name)
             total = sum(values.values())

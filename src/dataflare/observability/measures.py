@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from dataflare.observability.times import Histogram, Spent
+from dataflare.observability.times import Histogram, RuleCount, Spent
 from dataflare.observability.view import RunView, StageView, StepView
 
 Raw = Any
@@ -25,7 +25,7 @@ WINDOW_S = 60.0
 class Measure(Struct, frozen=True):
     """unit: of its values: seconds, bytes, a share of 1, a number, or 1 for true. read: by step. over: its value from
     what was read now, and what was read so many seconds before; None: it is what was read. grows: it counts since the run
-    began, and may be taken over a time. is_total: of all steps together it is the sum."""
+    began, and may be taken over a time. whole: a share that is of the whole run, where no time is given. is_total: of all steps together it is the sum."""
 
     name: str
     unit: Literal["duration", "size", "share", "number", "rate", "flag"]
@@ -33,6 +33,7 @@ class Measure(Struct, frozen=True):
     read: Callable[[RunView], Mapping[str, Raw]]
     over: Callable[[Raw, Raw, float], float | None] | None = None
     grows: bool = False
+    whole: bool = False
     is_total: bool = False
 
 
@@ -90,6 +91,23 @@ def _rows(step: StepView) -> int | None:
     return step.rows_out if step.kind == "source" else step.rows_in
 
 
+def _shares(run: RunView) -> Mapping[str, Raw]:
+    """By step and rule; those of a step for many tables together."""
+    found: dict[str, RuleCount] = {}
+    for name, step in run.steps.items():
+        for rule, count in step.shares.items():
+            key = f"{name.partition('.')[0]}.{rule}"
+            found.setdefault(key, RuleCount()).add(count.rows, count.broken)
+    return found
+
+
+def _broken(now: RuleCount, before: RuleCount | None, _: float) -> float | None:
+    rows, broken = now.rows, now.broken
+    if before is not None:
+        rows, broken = rows - before.rows, broken - before.broken
+    return broken / rows if rows else None
+
+
 def _age(run: RunView) -> float:
     ended = run.checkpoints.ended_at
     return max(0.0, run.at - (run.started if ended is None else ended))
@@ -144,6 +162,14 @@ def _all() -> Iterator[Measure]:
         "flag",
         "whether a circuit breaker holds calls back",
         _steps(lambda step: float(step.is_held_back)),
+    )
+    yield Measure(
+        "broken_share",
+        "share",
+        "share of the rows that break a rule of a `validate` step which has `allowed`",
+        _shares,
+        over=_broken,
+        whole=True,
     )
     yield Measure(
         "kept_bytes",
@@ -229,6 +255,14 @@ def of_step(run: RunView, read: Mapping[str, Raw], step: str | None) -> Mapping[
         return {step: read[step]}
     stages = {stage.name for stage in run.stages if step in stage.steps}
     return {n: value for n, value in read.items() if n in stages or n.startswith(f"{step}.")}
+
+
+def of_whole_run(measure: Measure, raw: Mapping[str, Raw], run: RunView) -> Mapping[str, Raw]:
+    """What was read, where no time is given: of a share of the whole run, that share."""
+    if measure.over is None or not measure.whole:
+        return raw
+    found = {name: measure.over(value, None, run.elapsed_s) for name, value in raw.items()}
+    return {name: share for name, share in found.items() if share is not None}
 
 
 def counted_once(run: RunView, values: Mapping[str, float], name: str) -> Mapping[str, float]:

@@ -48,6 +48,13 @@ def _rows(run: RunView) -> Iterator[Sample]:
                 yield (name, direction), rows
 
 
+def _rule_rows(run: RunView) -> Iterator[Sample]:
+    for name, step in run.steps.items():
+        for rule, count in step.shares.items():
+            yield (name, rule, "broken"), count.broken
+            yield (name, rule, "kept"), count.rows - count.broken
+
+
 def _lags(run: RunView) -> Iterator[Sample]:
     for name in run.steps:
         lag_s = run.lag_s(name)
@@ -126,6 +133,15 @@ METRICS = (
         "dataflare.late_rows",
         "{row}",
         _steps(lambda step: step.late),
+    ),
+    Metric(
+        "dataflare_rule_rows_total",
+        "counter",
+        "Rows that a rule of a `validate` step with `allowed` was asked about, by whether they broke it.",
+        ("step", "rule", "result"),
+        "dataflare.rule.rows",
+        "{row}",
+        _rule_rows,
     ),
     Metric(
         "dataflare_retries_total",

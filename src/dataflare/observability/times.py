@@ -26,6 +26,17 @@ class Doing(enum.IntEnum):
     BLOCKED = 2
 
 
+class RuleCount(Struct):
+    """How many rows a rule was asked about, and how many of them broke it."""
+
+    rows: int = 0
+    broken: int = 0
+
+    def add(self, rows: int, broken: int) -> None:
+        self.rows += rows
+        self.broken += broken
+
+
 class Spent(Struct):
     """Seconds of one task, or of several together."""
 

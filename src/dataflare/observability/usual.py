@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from dataflare.observability.conditions import Condition, Judged
-from dataflare.observability.measures import counted_once, of_step, shown
+from dataflare.observability.measures import counted_once, of_step, of_whole_run, shown
 from dataflare.observability.view import RunView
 
 _HOUR_S, _DAY_S = 3600.0, 86_400.0
@@ -107,8 +107,9 @@ class History:
         seen.append(value)
         self.is_new = True
 
-    def kept(self) -> dict[str, list[Seen]]:
-        self.is_new = False
+    def kept(self, *, taken: bool = True) -> dict[str, list[Seen]]:
+        """A copy of all. taken: it is kept now."""
+        self.is_new = self.is_new and not taken
         return {key: [*values] for key, values in self._seen.items()}
 
 
@@ -134,7 +135,8 @@ class UsualJudge:
         if condition.is_of_whole_run:
             if run.status != "finished" or run.is_resumed:
                 return None
-            return self._learnt(run.at, self._total(run, self._read(run)))
+            values = of_whole_run(condition.measure, self._read(run), run)
+            return self._learnt(run.at, self._total(run, values))
         if condition.window_s is not None:
             return self._of_interval(run, condition.window_s)
         return self._of_moment(run)

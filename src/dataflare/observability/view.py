@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from dataflare.observability.times import Histogram, Spent
+from dataflare.observability.times import Histogram, RuleCount, Spent
 
 
 class StepView(Struct):
@@ -21,7 +21,7 @@ class StepView(Struct):
     where fusion or pushdown makes a count unknowable. retries: calls that were made again. held_back: how often its circuit
     breaker opened; is_held_back: whether it is open. watermark_us: the least event time that is still expected. latency: of a destination, from the reading of
     rows until its system has taken them. kept_bytes: how much of a log its server keeps for it. committed_us: rows of earlier
-    event times are committed. last_row_at: when it was last seen that it had more rows."""
+    event times are committed. last_row_at: when it was last seen that it had more rows. shares: by rule of a `validate` step of which a share may be broken."""
 
     kind: str
     rows_in: int | None = 0
@@ -39,6 +39,7 @@ class StepView(Struct):
     is_done: bool = False
     committed_us: int | None = None
     last_row_at: float | None = None
+    shares: dict[str, RuleCount] = field(default_factory=dict)
 
 
 class StageView(Struct):

@@ -196,7 +196,7 @@ class Branch(Struct, frozen=True):
 
     tag: adds helper columns (left out again by the outputs' schemas) and faults. outputs: name of
     the output and the condition, over the helper columns, for a row to go there. counters: a
-    warning and the helper column whose true values it counts.
+    warning and the helper column whose true values it counts. shares: the same for rules of which a share may be broken.
     """
 
     step: str
@@ -206,6 +206,7 @@ class Branch(Struct, frozen=True):
     outputs: Mapping[str | None, Callable[[], pl.Expr]]
     described: str = ""
     counters: Mapping[str, str] = field(default_factory=dict)
+    shares: Mapping[str, str] = field(default_factory=dict)
 
 
 class Bound(Struct, frozen=True):

@@ -7,12 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from dataflare.errors import ConfigError
 from dataflare.expr import ExprText, Typed, check_condition
 from dataflare.model.types import STRING, Schema, list_of
 from dataflare.model.types import Field as Column
+from dataflare.observability.conditions import Condition, parse_condition
 from dataflare.operators.base import (
     BindContext,
     Bound,
@@ -42,6 +43,30 @@ class Rule(StepConfig):
         description="drop: the row leaves by `step.failed`; dead_letter: it goes to the dead letters; "
         "fail: the run fails; tag: the row stays, named in `failed_rules`; warn: only counted.",
     )
+    allowed: str | None = Field(
+        default=None,
+        description="With `on_fail: warn` or `fail`: rows stay, and the run warns or fails if a greater share of them than "
+        "this breaks the rule: `5%`, `5% in 1h`, or `usual`, which is learnt from earlier runs.",
+    )
+
+    @field_validator("allowed", mode="before")
+    @classmethod
+    def _parsed(cls, allowed: object) -> object:
+        if allowed is None or isinstance(allowed, bool):
+            return allowed
+        allowed_condition(str(allowed))
+        return str(allowed)
+
+    @model_validator(mode="after")
+    def _told(self) -> Rule:
+        if self.allowed is not None and self.on_fail not in ("warn", "fail"):
+            raise ValueError(f"'allowed' needs on_fail: warn or fail, not {self.on_fail}")
+        return self
+
+
+def allowed_condition(allowed: str) -> Condition:
+    """When more than this share of the rows breaks a rule. Raises ValueError."""
+    return parse_condition(f"broken_share > {allowed}")
 
 
 class ValidateConfig(StepConfig):
@@ -52,6 +77,12 @@ class Checked(Struct, frozen=True):
     name: str
     on_fail: str
     typed: Typed
+    is_share: bool = False
+
+    @property
+    def is_of_row(self) -> bool:
+        """Whether something becomes of a row that breaks it."""
+        return self.on_fail != "warn" and not self.is_share
 
 
 class ValidateStep(Step):
@@ -78,7 +109,12 @@ config:
         not_empty(step, "rules", config.rules)
         _told_apart(step, config.rules)
         rules = tuple(
-            Checked(str(r.name), r.on_fail, check_condition(r.expect, schema, step=step))
+            Checked(
+                str(r.name),
+                r.on_fail,
+                check_condition(r.expect, schema, step=step),
+                r.allowed is not None,
+            )
             for r in config.rules
         )
         tagged = any(rule.on_fail == "tag" for rule in rules)
@@ -88,14 +124,22 @@ config:
         branch = Branch(
             step=step,
             reads=frozenset().union(*(r.typed.columns | r.typed.needs for r in rules)),
-            can_fail=any(r.typed.can_fail or r.on_fail in ("dead_letter", "fail") for r in rules),
+            can_fail=any(
+                r.typed.can_fail or (r.is_of_row and r.on_fail in ("dead_letter", "fail"))
+                for r in rules
+            ),
             tag=partial(_tag, step, rules),
             outputs={None: _good, "failed": _failed},
             described="validate " + ", ".join(rule.name for rule in rules),
             counters={
                 f"rule '{rule.name}' is broken": f"__dataflare_warn{index}"
                 for index, rule in enumerate(rules)
-                if rule.on_fail == "warn"
+                if rule.on_fail == "warn" and not rule.is_share
+            },
+            shares={
+                rule.name: f"__dataflare_warn{index}"
+                for index, rule in enumerate(rules)
+                if rule.is_share
             },
         )
         return Bound(
@@ -130,23 +174,19 @@ def _tag(
             errors.append((f"rule '{rule.name}': {rule.typed.shown}", lowered.error))
         is_broken = ~lowered.value.fill_null(False)
         broken[rule.name] = is_broken
-        if rule.on_fail in ("dead_letter", "fail"):
+        if rule.is_of_row and rule.on_fail in ("dead_letter", "fail"):
             kind = pl.when(is_broken).then(pl.lit(RULE_BROKEN, pl.UInt8))
             errors.append((f"rule '{rule.name}': {rule.typed.shown}", kind, rule.on_fail))
     frame = lowering.mark(frame, step, errors)
     drops = [broken[rule.name] for rule in rules if rule.on_fail == "drop"]
     named = pl.concat_list(
-        [
-            pl.when(broken[rule.name]).then(pl.lit(rule.name))
-            for rule in rules
-            if rule.on_fail != "warn"
-        ]
+        [pl.when(broken[rule.name]).then(pl.lit(rule.name)) for rule in rules if rule.is_of_row]
         or [pl.lit(None, pl.String)]
     ).list.drop_nulls()
     warned = [
         broken[rule.name].alias(f"__dataflare_warn{index}")
         for index, rule in enumerate(rules)
-        if rule.on_fail == "warn"
+        if not rule.is_of_row
     ]
     return frame.with_columns(
         *warned,

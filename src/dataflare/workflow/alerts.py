@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -90,6 +90,22 @@ def default_rule(notifiers: Iterable[str]) -> Rule:
     return Rule(LOG_KEPT, condition, severity="page", notify=tuple(notifiers))
 
 
+def share_rules(steps: Iterable[tuple[str, str, Mapping[str, Any]]]) -> Iterator[Rule]:
+    """Rules of `validate` steps of which a share may be broken. steps: name, type and config, not checked yet."""
+    for name, type_, config in steps:
+        rules = config.get("rules") if type_ == "validate" else None
+        for each in rules if isinstance(rules, Sequence) else ():
+            if not isinstance(each, Mapping) or each.get("allowed") is None:
+                continue
+            rule, fails = str(each.get("name")), each.get("on_fail") == "fail"
+            try:
+                condition = parse_condition(f"broken_share > {each['allowed']}")
+            except ValueError:
+                continue  # the check of the step says what is wrong
+            severity = "error" if fails else "warning"
+            yield Rule(f"{name}.{rule}", condition, severity=severity, step=f"{name}.{rule}", fails=fails)  # fmt: skip
+
+
 class AlertReader(Form):
     def notifiers(self, root: SpotMap) -> dict[str, Notifier]:
         node = self.mapping(root, "notifiers")
@@ -128,9 +144,14 @@ class AlertReader(Form):
         return kind
 
     def alerts(
-        self, root: SpotMap, steps: Iterable[str], notifiers: Mapping[str, Notifier]
+        self,
+        root: SpotMap,
+        steps: Iterable[str],
+        notifiers: Mapping[str, Notifier],
+        shares: Iterable[Rule] = (),
     ) -> tuple[Rule, ...]:
-        """steps: the names of all. The rules of the file, and the one that each workflow has."""
+        """steps: the names of all. shares: those of `validate` steps. The rules of the file, these, and the one that each
+        workflow has."""
         value = root.get("alerts")
         if value is not None and not isinstance(value, SpotList | Unresolved):
             self.wrong("'alerts' must be a list", spot_of(root, "alerts"), value)
@@ -148,6 +169,7 @@ class AlertReader(Form):
                 help = "give one of them another 'name'"
                 self.errors.append(WorkflowError(message, code="E0109", spot=spot, help=help))
             rules[rule.name] = rule
+        rules |= {rule.name: rule for rule in shares}
         measures = {rule.condition.measure.name for rule in rules.values()}
         if "kept_bytes" not in measures and LOG_KEPT not in rules:
             rules[LOG_KEPT] = default_rule(notifiers)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataflare.errors import DataFlareError, Spot, WorkflowError
-from dataflare.workflow.alerts import AlertReader
+from dataflare.workflow.alerts import AlertReader, share_rules
 from dataflare.workflow.belongs import help_in_workflow
 from dataflare.workflow.bind import WORKFLOW, found_words, validated
 from dataflare.workflow.form import NAME_MAX, Form, better_name, short
@@ -68,7 +68,8 @@ def build(
     destinations = reader.steps(root, "destinations", DestinationStep, handling)
     told = AlertReader(errors)
     notifiers = told.notifiers(root)
-    alerts = told.alerts(root, [*sources, *transformations, *destinations], notifiers)
+    shares = share_rules((t.name, t.type, t.config) for t in transformations.values())
+    alerts = told.alerts(root, [*sources, *transformations, *destinations], notifiers, shares)
     tests = head.tests(root)
     workflow = Workflow(
         name=name,

@@ -1,0 +1,84 @@
+"""Rules of a step of which a share of the rows may be broken: counted, told, or the end of the run before its commit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dataflare.errors import DataFlareError
+from dataflare.jobs import RunOptions, RunResult, run
+from dataflare.workflow import load_text
+
+FLOW = """\
+name: nulls
+params: {nulls: {type: int64, default: NULLS}}
+sources: {o: {type: generate, config: {rows: 1000, columns: {n: {sequence: 0}}}}}
+transformations:
+  some: {type: map, inputs: [o], config: {derive: {email: "CASE WHEN n >= ${param:nulls} THEN 'a' END"}}}
+  check:
+    type: validate
+    inputs: [some]
+    config: {rules: [{name: email there, expect: email IS NOT NULL, allowed: ALLOWED, on_fail: FAIL}]}
+destinations: {out: {type: file, inputs: [check], config: {path: out.ndjson}}}
+"""
+
+
+def done(folder: Path, allowed: str, on_fail: str, nulls: int) -> RunResult:
+    text = FLOW.replace("ALLOWED", allowed).replace("FAIL", on_fail).replace("NULLS", str(nulls))
+    return run(load_text(text, base=folder), RunOptions(folder / "home", accept_changes=True))
+
+
+def rows(folder: Path) -> int:
+    file = folder / "out.ndjson"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def test_as_many_as_are_allowed_say_nothing_and_more_warn(tmp_path: Path) -> None:
+    assert not done(tmp_path, "5%", "warn", 50).warnings
+    result = done(tmp_path, "5%", "warn", 51)
+    assert result.status == "finished"
+    assert result.warnings == [
+        "alert 'check.email there' fired: broken share of check.email there is 5% (broken_share > 5%)"
+    ]
+    assert rows(tmp_path) == 1000, "rows stay"
+
+
+def test_more_end_the_run_before_a_row_is_committed(tmp_path: Path) -> None:
+    result = done(tmp_path, "0.05", "fail", 51)
+    assert (result.status, rows(tmp_path)) == ("failed", 0)
+    assert result.error is not None
+    assert (result.error.code, result.error.step) == ("E0531", "check")
+    assert "too many rows break the rule 'email there'" in result.error.message
+    assert done(tmp_path, "0.05", "fail", 50).status == "finished"
+    assert rows(tmp_path) == 1000
+
+
+def test_what_is_usual_is_learnt_and_a_run_that_failed_teaches_nothing(tmp_path: Path) -> None:
+    for number in range(8):
+        assert not done(tmp_path, "usual", "fail", 100 + number).warnings
+    for _ in range(2):
+        result = done(tmp_path, "usual", "fail", 300)
+        assert result.status == "failed"
+        assert result.error is not None
+        assert "is 30%, and 8% to 12% is usual" in result.error.message
+    assert done(tmp_path, "usual", "fail", 110).status == "finished"
+    (seen,) = json.loads((tmp_path / "home" / "nulls" / "usual.json").read_bytes()).values()
+    assert [each[1] for each in seen] == [*((100 + n) / 1000 for n in range(8)), 0.11]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "on_fail", "said"),
+    [
+        ("5%", "drop", "'allowed' needs on_fail: warn or fail"),
+        ("much", "warn", "is compared with a number such as 90% or 0.9"),
+        ("5% in never", "warn", "'in' needs"),
+    ],
+)
+def test_what_cannot_be_allowed_is_refused(
+    allowed: str, on_fail: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataFlareError) as refused:
+        done(tmp_path, allowed, on_fail, 0)
+    assert said in str(refused.value) + str(refused.value.notes)
