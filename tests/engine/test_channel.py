@@ -163,7 +163,7 @@ def test_what_is_sent_to_a_cancelled_input_takes_no_credit() -> None:
         for _ in range(3):
             await channel.send(batch(100))
         box.done(taken, 0.1)
-        assert (box._budget.channel_bytes, box._controller.outstanding("reader")) == (0, 0)
+        assert (box.budget.channel_bytes, box._controller.outstanding("reader")) == (0, 0)
 
     run(main())
 

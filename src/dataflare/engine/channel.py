@@ -109,8 +109,23 @@ class Channel:
         if self.inbox.takes_at_once(self.number, batch):
             await self.inbox.hand_over(self.number, batch)
             return
-        if not (self.cancelled or self.inbox.grants(self, batch)):
+        await self.queue(batch)
+
+    async def queue(self, batch: SharedDataBatch) -> None:
+        """Put a batch in, as soon as there is credit for it. It is never handed over in place, so an error of the reader
+        does not come here."""
+        if not self.queues_at_once(batch):
             await self.inbox.credit(self, batch)
+            self._put_rows(batch)
+
+    def queues_at_once(self, batch: SharedDataBatch) -> bool:
+        """Put a batch in, if there is credit for it. Gives whether it needs no more waiting."""
+        if not (self.cancelled or self.inbox.grants(self, batch)):
+            return False
+        self._put_rows(batch)
+        return True
+
+    def _put_rows(self, batch: SharedDataBatch) -> None:
         if not self.cancelled:
             self.queued_rows += batch.num_rows
             self.inbox.queued_rows += batch.num_rows
@@ -136,7 +151,7 @@ class Inbox:
         self.channels: list[Channel] = []
         self.queued_rows = 0
         self._controller = controller
-        self._budget = budget
+        self.budget = budget
         self.receiver: Receiver | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._is_handing = self._is_woken = False
@@ -241,27 +256,27 @@ class Inbox:
     def _returned(self, channel: Channel, batch: SharedDataBatch) -> None:
         channel.queued_rows -= batch.num_rows
         self.queued_rows -= batch.num_rows
-        self._budget.add(-batch.num_bytes)
+        self.budget.add(-batch.num_bytes)
         self._credit.set()
 
     def grants(self, channel: Channel, batch: SharedDataBatch) -> bool:
         """Take credit for a batch, if there is some. A channel that is empty owns credit for one."""
         own = channel.queued_rows == 0
-        if not own and self._budget.full:
+        if not own and self.budget.full:
             return False
         if not self._controller.request_credits(self.task, batch.num_rows, own=own):
             return False
-        self._budget.add(batch.num_bytes)
+        self.budget.add(batch.num_bytes)
         return True
 
     async def credit(self, channel: Channel, batch: SharedDataBatch) -> None:
         """Wait until a batch has credit, or is not needed any more."""
         while True:
             wait_s = self._controller.wait_s(self.task, batch.num_rows)
-            if channel.queued_rows and self._budget.full:
+            if channel.queued_rows and self.budget.full:
                 wait_s = None
             self._credit.clear()
-            self._budget.waiting.add(self)
+            self.budget.waiting.add(self)
             with contextlib.suppress(TimeoutError):
                 # Not `wait_for`: that of Python 3.11 loses a cancellation that comes with the credit.
                 async with asyncio.timeout(wait_s):

@@ -1,0 +1,222 @@
+"""What processes of a cluster send each other: a header of 16 bytes, and a body.
+
+    header   kind (1 byte), 3 bytes that are 0, channel, length, length of the whole body (4 bytes each)
+    rows     when they were read (8 bytes), length of the facts (4 bytes), the facts, an Arrow IPC stream
+    mark     its type (1 byte), its fields as MessagePack
+    credit   bytes given back, the window, rows that the reader wants at once
+    message  bytes of the control plane
+
+A large body is sent in pieces, so that those of other channels can go between them. Pieces of one channel and kind follow
+each other in order. All numbers are big-endian.
+
+Always true: a batch that was decoded has the rows, types, row kinds, metadata, watermark and trace of the one that was
+encoded. A batch that could not have is refused, with the reason.
+"""
+
+from __future__ import annotations
+
+import enum
+import io
+import struct
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import polars as pl
+from msgspec import Struct
+
+from dataflare.errors import InternalError, RunError
+from dataflare.model.batch import SharedDataBatch, private
+from dataflare.model.progress import END, IDLE, Barrier, End, Idle, Mark, Watermark
+from dataflare.sdk.tracing import Traced
+
+Compression = Literal["none", "lz4", "zstd"]
+
+BODY_MAX = (1 << 32) - 1
+"""A body is shorter than 4 GiB, because its length has 4 bytes."""
+PIECE_BYTES = 256 << 10
+"""A body that is longer is sent in pieces. On a network of 1 Gbit/s a piece takes 2 ms."""
+
+_HEADER = struct.Struct(">B3xIII")
+_ROWS = struct.Struct(">dI")
+_CREDIT = struct.Struct(">QQq")
+HEADER_BYTES = _HEADER.size
+CREDIT_BYTES = _CREDIT.size
+
+
+class Kind(enum.IntEnum):
+    """What a body is. CLOSE: nothing follows, and no answer is wanted. Those from MARK on have short bodies."""
+
+    MESSAGE = 1
+    ROWS = 2
+    MARK = 3
+    CREDIT = 4
+    CANCEL = 5
+    PROBE = 6
+    CLOSE = 7
+
+
+class BadBody(Exception):
+    """A body is not what its kind says."""
+
+
+KINDS = frozenset(Kind)
+ON_CHANNELS = frozenset({Kind.ROWS, Kind.MARK, Kind.CREDIT, Kind.CANCEL})
+SHORT_MAX = 1 << 20
+"""No body is longer, except those of rows and messages."""
+
+
+class Header(NamedTuple):
+    """length: of this piece. whole: of the body that the piece belongs to."""
+
+    kind: int
+    channel: int
+    length: int
+    whole: int
+
+
+class Credit(NamedTuple):
+    """What a reader tells its writer. returned: bytes that it has taken. window: so many may be on their way. timely_rows:
+    as `WritableChannel.timely_rows`."""
+
+    returned: int
+    window: int
+    timely_rows: int | None
+
+
+class _Facts(Struct, array_like=True, omit_defaults=True):
+    """What a batch has besides its rows. Most batches have nothing."""
+
+    metadata: dict[str, Any] | None = None
+    watermark: int | None = None
+    contexts: tuple[str, ...] | None = None
+    across: str = ""
+
+
+_facts = msgspec.msgpack.Decoder(_Facts)
+
+
+def header(kind: Kind, channel: int, length: int, whole: int | None = None) -> bytes:
+    return _HEADER.pack(kind, channel, length, length if whole is None else whole)
+
+
+def put_header(target: memoryview, kind: Kind, channel: int, length: int, whole: int) -> None:
+    """Write a header at the beginning of a buffer."""
+    _HEADER.pack_into(target, 0, kind, channel, length, whole)
+
+
+def read_header(source: memoryview | bytearray, at: int = 0) -> Header:
+    return Header._make(_HEADER.unpack_from(source, at))
+
+
+# --- credit ---------------------------------------------------------------------------------------
+
+
+def credit_body(credit: Credit) -> bytes:
+    timely = -1 if credit.timely_rows is None else credit.timely_rows
+    return _CREDIT.pack(credit.returned, credit.window, timely)
+
+
+def read_credit(body: bytes) -> Credit:
+    returned, window, timely = _CREDIT.unpack(body)
+    return Credit(returned, window, None if timely < 0 else timely)
+
+
+# --- marks ----------------------------------------------------------------------------------------
+
+_TYPES: tuple[type[Mark], ...] = (Watermark, Idle, Barrier, End)
+_TYPE_NUMBERS = {each: number for number, each in enumerate(_TYPES)}
+_MARK_DECODERS = tuple(msgspec.msgpack.Decoder(each) for each in _TYPES)
+
+
+def mark_body(mark: Mark) -> bytes:
+    return bytes((_TYPE_NUMBERS[type(mark)],)) + msgspec.msgpack.encode(mark)
+
+
+def read_mark(body: bytes) -> Mark:
+    """Raises BadBody for what is not a mark."""
+    try:
+        mark: Mark = _MARK_DECODERS[body[0]].decode(memoryview(body)[1:])
+    except (LookupError, msgspec.MsgspecError) as error:
+        raise BadBody(f"it sent a mark that cannot be read: {error}") from error
+    return IDLE if type(mark) is Idle else END if type(mark) is End else mark
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def rows_body(batch: SharedDataBatch, compression: Compression) -> memoryview:
+    """A batch, encoded, behind the room for a header. Its age is set when it is sent: see `set_age`."""
+    facts = _encoded_facts(batch)
+    target = io.BytesIO()
+    target.write(bytes(HEADER_BYTES))
+    target.write(_ROWS.pack(-1.0, len(facts)))
+    target.write(facts)
+    private(batch.frame).write_ipc_stream(
+        target,
+        compression="uncompressed" if compression == "none" else compression,
+        # Text stays as Polars holds it: other levels convert every value.
+        compat_level=pl.CompatLevel.newest(),
+    )
+    view = target.getbuffer()
+    if len(view) - HEADER_BYTES > BODY_MAX:
+        raise RunError(
+            f"a batch of {batch.num_rows:,} rows has {len(view):,} bytes, and a link takes less than 4 GiB at once",
+            code="E0832",
+            help="set batch.max in the settings, so that batches have fewer rows",
+        )
+    return view
+
+
+def set_age(body: memoryview, age_s: float) -> None:
+    """How long ago the rows of an encoded batch were read; below 0: it is not known."""
+    struct.pack_into(">d", body, HEADER_BYTES, age_s)
+
+
+def read_rows(body: bytes, arrived_s: float) -> SharedDataBatch:
+    """The batch of a body. arrived_s: when its first bytes came, by the loop's clock. Raises BadBody for what is not one."""
+    try:
+        age_s, length = _ROWS.unpack_from(body)
+        start = _ROWS.size + length
+        facts = _facts.decode(memoryview(body)[_ROWS.size : start]) if length else _Facts()
+        source = io.BytesIO(body)
+        source.seek(start)
+        frame = pl.read_ipc_stream(source)
+    except (struct.error, msgspec.MsgspecError, pl.exceptions.PolarsError) as error:
+        raise BadBody(f"it sent rows that cannot be read: {error}") from error
+    return SharedDataBatch(
+        frame,
+        metadata=facts.metadata or {},
+        watermark=None if facts.watermark is None else Watermark(facts.watermark),
+        read_at_s=arrived_s - age_s if age_s >= 0 else 0.0,
+        traced=None if facts.contexts is None else Traced(facts.contexts, facts.across),
+    )
+
+
+def _encoded_facts(batch: SharedDataBatch) -> bytes:
+    if not (batch.metadata or batch.watermark or batch.traced):
+        return b""
+    traced: Traced | None = batch.traced
+    for name, value in batch.metadata.items():
+        _refuse_other_values(name, value)
+    facts = _Facts(dict(batch.metadata) or None)
+    if batch.watermark is not None:
+        facts.watermark = batch.watermark.event_time_us
+    if traced is not None:
+        facts.contexts, facts.across = tuple(map(str, traced.contexts)), traced.across
+    return msgspec.msgpack.encode(facts)
+
+
+def _refuse_other_values(name: str, value: Any) -> None:
+    """Raise InternalError for a value that would not come out as it is."""
+    if isinstance(value, Mapping):
+        for each in value.values():
+            _refuse_other_values(name, each)
+    elif isinstance(value, list):
+        for each in value:
+            _refuse_other_values(name, each)
+    elif value is not None and type(value) not in (bool, int, float, str, bytes):
+        raise InternalError(
+            f"the fact '{name}' of a batch has a value of type {type(value).__name__}, which is not sent to other processes",
+            help="please report this",
+        )
