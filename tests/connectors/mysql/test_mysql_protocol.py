@@ -6,6 +6,8 @@ import polars as pl
 import pytest
 from mysql_kit import LINEAGE, Database, batch, run
 
+from dataflare.connectors.mysql.connection import Server
+from dataflare.connectors.mysql.store import MysqlStore
 from dataflare.errors import CheckpointError, DataError, RunError
 from dataflare.model.types import Schema
 from dataflare.sdk.destination import Committable
@@ -459,3 +461,16 @@ def test_a_step_that_may_leave_rows_out_shares_the_connection_with_one_that_may_
     assert database.rows("select (select count(*) from a), (select count(*) from b)") == [
         (980, 1_000)
     ]
+
+
+def test_an_update_that_leaves_columns_as_they_are_does_not_end_the_transaction(database):
+    database.execute(
+        "create table t (id bigint primary key, v text)", "insert into t values (1, 'a')"
+    )
+    destination = database.destination(mode="upsert", key=["id"])
+    store = MysqlStore(Server.of(destination.config), LINEAGE, 1)
+    store.begin()
+    store.update(destination.target(SCHEMA), pl.DataFrame({"id": [1], "v": ["b"]}))
+    store.rollback()
+    store.close()
+    assert database.rows("select * from t") == [(1, "a")]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
 import psycopg
 import pytest
 from cdc_kit import Copy
+from optional_packages import package
 from postgres_kit import Database
+from servers import services
 
 from dataflare.errors import DataFlareError
 from dataflare.jobs import RunOptions, RunResult, run
@@ -37,8 +40,40 @@ def in_duckdb(folder: Path) -> Rows:
     }
 
 
-@pytest.fixture(params=["sqlite", "duckdb", "postgres"])
+def in_delta(folder: Path) -> Rows:
+    return of_frame(pl.read_delta(str(folder / "kept")))
+
+
+def in_iceberg(folder: Path) -> Rows:
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    catalog = SqlCatalog("dataflare", uri=f"sqlite:///{folder / 'catalog.db'}")
+    found = catalog.load_table("shop.kept").scan().to_arrow()
+    catalog.engine.dispose()
+    return of_frame(pl.DataFrame(pl.from_arrow(found)))
+
+
+def of_frame(frame: pl.DataFrame) -> Rows:
+    rows = frame.sort("id").select("id", "name", "gone").iter_rows()
+    return {i: (n, g) for i, n, g in rows}
+
+
+ICEBERG = (
+    "type: iceberg, config: {catalog: {type: sql, uri: 'sqlite:///catalog.db', warehouse: lake}, "
+)
+FILES = {
+    "sqlite": ("type: sqlite, config: {path: kept.db, table: kept, ", in_sqlite),
+    "duckdb": ("type: duckdb, config: {path: kept.db, table: kept, ", in_duckdb),
+    "delta": ("type: delta, config: {path: kept, ", in_delta),
+    "iceberg": (f"{ICEBERG}table: shop.kept, ", in_iceberg),
+}
+
+
+@pytest.fixture(params=[*FILES, "postgres", "mysql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Callable[[], Rows]]:
+    """The beginning of a destination, and what another program finds there."""
+    if request.param == "mysql":
+        return request.getfixturevalue("mariadb_place")
     if request.param == "postgres":
         database: Database = request.getfixturevalue("logical")
 
@@ -46,15 +81,36 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Callable
             with psycopg.connect(database.dsn) as db:
                 return {i: (n, g) for i, n, g in db.execute(SQL).fetchall()}
 
-        return f'type: postgres, config: {{connection_string: "{database.dsn}", ', rows
-    reader = {"sqlite": in_sqlite, "duckdb": in_duckdb}[request.param]
-    return f"type: {request.param}, config: {{path: kept.db, ", lambda: reader(tmp_path)
+        return f'type: postgres, config: {{connection_string: "{database.dsn}", table: kept, ', rows
+    if request.param in ("delta", "iceberg"):
+        package("deltalake" if request.param == "delta" else "pyiceberg")
+    beginning, reader = FILES[request.param]
+    return beginning, lambda: reader(tmp_path)
+
+
+@pytest.fixture
+def mariadb_place() -> Iterator[tuple[str, Callable[[], Rows]]]:
+    for server in services.running("mariadb"):
+        with server.client("test") as db, db.cursor() as cursor:
+            cursor.execute("drop table if exists kept")
+
+        def rows() -> Rows:
+            with server.client("test") as db, db.cursor() as cursor:
+                cursor.execute("set time_zone = '+00:00'")
+                cursor.execute(SQL)
+                found = cursor.fetchall()
+            return {i: (n, g and g.replace(tzinfo=UTC)) for i, n, g in found}
+
+        yield (
+            f'type: mysql, config: {{connection_string: "{server.dsn("test")}", table: kept, ',
+            rows,
+        )
 
 
 def mirrored(folder: Path, place: str, source: str, more: str = "") -> RunResult:
     text = (
         f"name: kept\nsources: {{rows: {{{source}}}}}\ndestinations:\n"
-        f"  kept: {{inputs: [rows], {place}table: kept, mode: mirror, key: [id], deleted_at: gone{more}}}}}\n"
+        f"  kept: {{inputs: [rows], {place}mode: mirror, key: [id], deleted_at: gone{more}}}}}\n"
     )
     result = run(load_text(text, base=folder), RunOptions(folder / "home"))
     assert result.status == "finished", result.error
@@ -117,7 +173,7 @@ def test_a_followed_table_keeps_its_deleted_rows(
         "insert into orders values (1, 'a'), (2, 'b'), (3, 'c')",
     )
     kind, _, rest = to.removeprefix("type: ").partition(", config: {")
-    into = f"{rest}table: kept, mode: mirror, key: [id], deleted_at: gone"
+    into = f"{rest}mode: mirror, key: [id], deleted_at: gone"
     copy = Copy(logical, tmp_path, kind=kind, into=into)
     copy.catch_up()
     logical.execute(

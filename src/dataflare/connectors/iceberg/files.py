@@ -109,18 +109,19 @@ def _handle(table: Table, path: str, partition: Record, num_bytes: int, metadata
         compute_statistics_plan(schema, table.properties),
         parquet_path_to_id_mapping(schema),
     )
-    return IcebergFile.from_args(
+    made = IcebergFile.from_args(
         content=DataFileContent.DATA,
         file_path=path,
         file_format=FileFormat.PARQUET,
         partition=partition,
         file_size_in_bytes=num_bytes,
         sort_order_id=None,
-        spec_id=table.metadata.default_spec_id,
         equality_ids=None,
         key_metadata=None,
         **found.to_serialized_dict(),
     )
+    made.spec_id = table.metadata.default_spec_id
+    return made
 
 
 def _task(file: Any, deletes: Any = ()) -> FileScanTask:

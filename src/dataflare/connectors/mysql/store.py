@@ -25,7 +25,7 @@ from dataflare.connectors.mysql.types import Declared, declared
 from dataflare.errors import DataError, DataFlareError
 from dataflare.formats.text_write import python_row
 from dataflare.model.types import INT64, DataType
-from dataflare.sdk.sql import marker
+from dataflare.sdk.sql import marker, soft_deletes
 from dataflare.sdk.sql import tables as kit
 from dataflare.sdk.sql.growth import Room, Wider
 from dataflare.sdk.sql.names import HELP, listed, quoted
@@ -49,6 +49,7 @@ class MysqlStore(SqlStore):
     remote: ClassVar[bool] = True
     mark: ClassVar[str] = VALUE
     text: ClassVar[str] = "char"
+    drop_temporary: ClassVar[str] = "drop temporary table"  # the other statement commits
     stage: ClassVar[str] = quoted(_STAGE)
 
     def __init__(self, server: Server, lineage: str, attempt: int, *, aside: bool = False) -> None:
@@ -194,6 +195,11 @@ class MysqlStore(SqlStore):
 
     def deleting(self, place: str, alias: str) -> str:
         return f"delete {alias} from {place} as {alias}"
+
+    def now(self) -> str:
+        return soft_deletes.now().replace(
+            "+00:00", ""
+        )  # the zone of its sessions; MariaDB takes no other
 
     def discard(self, place: str) -> None:
         """Its rows go with the transaction, and it is dropped behind the commit."""

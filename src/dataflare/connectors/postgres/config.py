@@ -12,7 +12,6 @@ from dataflare.sdk.sql.config import (
     Cuts,
     ServerOptions,
     ServerReadOptions,
-    SoftDeletes,
     SqlOptions,
 )
 
@@ -118,7 +117,7 @@ class PostgresSourceConfig(ServerReadOptions, PostgresConfig):
         return self
 
 
-class PostgresDestinationConfig(SqlOptions, SoftDeletes, PostgresConfig):
+class PostgresDestinationConfig(SqlOptions, PostgresConfig):
     table: str = Field(min_length=1, description="the table to write: name, or schema.name")
     create_table: bool = Field(
         True,

@@ -253,7 +253,8 @@ class Merge:
             same.append(f"(p.{s} >= t.{s} or t.{s} is null)")
         if self._target.deleted_at is not None:
             gone = [f"p.{GONE}", *same]
-            return soft_deletes.marking(self._target, self._into.sql, f"({rows}) as p", gone)
+            now = soft_deletes.now()
+            return soft_deletes.marking(self._target, self._into.sql, f"({rows}) as p", gone, now)
         return (
             f"delete from {self._into.sql} as t using ({rows}) as p "
             f"where p.{GONE} and {' and '.join(same)}"

@@ -283,7 +283,7 @@ class PostgresStore(ReadyTables):
         # Others may read the table until the commit.
         with self.errors(f"table '{target.table}'"):
             if target.deleted_at is not None:
-                self.run(soft_deletes.marking(target, ready.into.sql, "", []))
+                self.run(soft_deletes.marking(target, ready.into.sql, "", [], self.now()))
             else:
                 self.run(f"delete from {ready.into.sql}")
         ready.has_old |= ready.staged > 0

@@ -13,6 +13,7 @@ import polars as pl
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import DataType, Schema
+from dataflare.sdk.sql.clocks import has_other_clock, other_clock
 from dataflare.sdk.sql.fold import refuse_null_keys
 from dataflare.sdk.sql.names import HELP
 
@@ -108,6 +109,15 @@ def matched_names(names: Sequence[str], schema: Schema) -> Mapping[str, str]:
         elif len(found) == 1:
             matched[name] = found[0]
     return matched
+
+
+def refuse_clocks(rows: Schema, table: Schema, label: str) -> None:
+    """Raises an error for times with a zone where the table's have none, and the other way round."""
+    names = matched_names(rows.names, table)
+    for field in rows:
+        column = table[names[field.name]] if field.name in names else None
+        if column is not None and has_other_clock(field.type, column):
+            raise other_clock(names[field.name], field.type, label, str(column))
 
 
 def null_keys(frame: pl.DataFrame, key: Sequence[str]) -> dict[int, DataError]:

@@ -16,6 +16,7 @@ import polars as pl
 from msgspec import Struct
 
 from dataflare.sdk.lakes.fit import in_order
+from dataflare.sdk.lakes.marking import marked
 from dataflare.sdk.lakes.pending import DELETE, EVENT, TOUCH, UPSERT, Pending
 from dataflare.sdk.lakes.table import DataFile, FileWriter, LakeTable
 from dataflare.sdk.sql.store import Target
@@ -61,9 +62,12 @@ class Part:
 
 
 class Replacing:
-    """The changes of an epoch, ready to be applied."""
+    """The changes of an epoch, ready to be applied. marks: the column with the time of a delete, where such rows stay."""
 
-    def __init__(self, table: LakeTable, target: Target, pending: Pending) -> None:
+    def __init__(
+        self, table: LakeTable, target: Target, pending: Pending, marks: str | None = None
+    ) -> None:
+        self._marks = marks
         self._table, self._target, self._key = table, target, list(target.key)
         self._parts: list[Part] = []
         self._file: IO[bytes] | None = None
@@ -132,14 +136,16 @@ class Replacing:
             rows = frame.with_row_index(_ROW)
             taken: list[pl.Series] = []
             for part in self._parts:
-                taken += self._apply_part(rows, part, writers)
+                taken += self._apply_part(rows, part, writers, same)
             stays = pl.repeat(True, rows.height, eager=True)
             for places in taken:
                 stays = stays.scatter(places, False)
             if stays.any():
                 same.add(frame.filter(stays))
 
-    def _apply_part(self, rows: pl.DataFrame, part: Part, writers: Writers) -> list[pl.Series]:
+    def _apply_part(
+        self, rows: pl.DataFrame, part: Part, writers: Writers, same: FileWriter
+    ) -> list[pl.Series]:
         """Write what becomes of the rows that the part changes; returns their numbers in the frame."""
         events = part.events()
         renamed = {n: _NEW + n for n in events.columns if n not in (*self._key, EVENT, _PLACE)}
@@ -157,6 +163,8 @@ class Replacing:
         if arrived.height:
             writers.arrived.add(arrived.select(self._table.schema.names))
         gone = met.filter(wins & (met[EVENT] == DELETE))
+        if self._marks is not None and gone.height:
+            same.add(marked(gone.select(self._table.schema.names), self._marks))
         return [upserts[_ROW], arrived[_ROW], gone[_ROW]]
 
     def _wins(self, met: pl.DataFrame) -> pl.Series:

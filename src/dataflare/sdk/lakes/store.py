@@ -8,6 +8,7 @@ import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import polars as pl
 from msgspec import Struct
@@ -16,12 +17,13 @@ from msgspec.structs import replace
 from dataflare.errors import CheckpointError, DataFlareError
 from dataflare.formats.text_write import python_row
 from dataflare.model.types import RESERVED, Schema
-from dataflare.sdk.lakes import marker
+from dataflare.sdk.lakes import marker, marking
 from dataflare.sdk.lakes.fit import (
     fit,
     in_order,
     matched_names,
     null_keys,
+    refuse_clocks,
     with_first_halves,
     without,
 )
@@ -30,7 +32,6 @@ from dataflare.sdk.lakes.pending import Pending
 from dataflare.sdk.lakes.replacing import Replacing, Writers
 from dataflare.sdk.lakes.table import Change, Conflict, DataFile, LakeTable
 from dataflare.sdk.sql import sweeping, tables
-from dataflare.sdk.sql.clocks import has_other_clock, other_clock
 from dataflare.sdk.sql.fold import rows_to_append
 from dataflare.sdk.sql.marker import MarkerRow, MarkerRows
 from dataflare.sdk.sql.names import missing_table
@@ -43,11 +44,13 @@ _WAIT_S = 0.02
 
 
 class _Step(Struct):
-    """What one step writes in the transaction. names: the table's columns by those of the rows."""
+    """What one step writes in the transaction. names: the table's columns by those of the rows. marks: the column with the
+    time at which a row was deleted, where such rows stay."""
 
     target: Target
     names: dict[str, str]
     prefix: str
+    marks: str | None = None
     writers: Writers | None = None
     pending: Pending | None = None
     refused: list[Refusal] = []
@@ -226,7 +229,8 @@ class LakeStore(TableStore):
         return self._table is None
 
     def is_empty(self, target: Target) -> bool:
-        return self._table is None or not any(self._rows(file) for file in self._table.files())
+        table = self._table
+        return table is None or not any(marking.rows_there(table, each) for each in table.files())
 
     # -- the table ---------------------------------------------------------------------------------
 
@@ -240,16 +244,9 @@ class LakeStore(TableStore):
             return ()
         if check:
             table.refuse_mode(target.mode)
-            self._refuse_clocks(target, table)
+            refuse_clocks(target.schema, table.schema, table.label)
             tables.missing_columns(target, table.schema.names, target.table, self.label)
         return table.schema.names
-
-    def _refuse_clocks(self, target: Target, table: LakeTable) -> None:
-        names = matched_names(target.schema.names, table.schema)
-        for field in target.schema:
-            column = table.schema[names[field.name]] if field.name in names else None
-            if column is not None and has_other_clock(field.type, column):
-                raise other_clock(names[field.name], field.type, table.label, str(column))
 
     def _ready(self, target: Target, schema: Schema) -> _Step:
         """The step, with a table that has all columns of its rows."""
@@ -268,7 +265,7 @@ class LakeStore(TableStore):
             self._table = self.create(wanted)
         table = self._table
         table.refuse_mode(target.mode)
-        self._refuse_clocks(wanted, table)
+        refuse_clocks(wider, table.schema, table.label)
         tables.missing_columns(wanted, table.schema.names, target.table, self.label)
         if target.create_table:
             # Rows that are in open files have the columns of the version before.
@@ -284,7 +281,9 @@ class LakeStore(TableStore):
             self._put(target, replace(own, run=run))
         names = dict(matched_names(wider.names, table.schema))
         prefix = _arrived(run) if run else "part-"
-        step = self._steps[target.step] = _Step(target, names, prefix)
+        step = self._steps[target.step] = _Step(
+            target, names, prefix, names.get(target.deleted_at or "")
+        )
         return step
 
     # -- rows --------------------------------------------------------------------------------------
@@ -323,6 +322,10 @@ class LakeStore(TableStore):
     def _pend(self, step: _Step, frame: pl.DataFrame) -> None:
         if not frame.height:
             return
+        if step.marks is not None:
+            assert self._table is not None
+            none = pl.lit(None, self._table.schema[step.marks].to_polars())
+            frame = frame.with_columns(none.alias(step.marks))
         pending = self._pending(step)
         columns = [n for n in frame.columns if not n.startswith(RESERVED)]
         if pending.columns and pending.columns != columns:
@@ -365,7 +368,7 @@ class LakeStore(TableStore):
         assert pending is not None
         assert self._table is not None
         self._finish(step)
-        replacing = Replacing(self._table, step.target, pending)
+        replacing = Replacing(self._table, step.target, pending, step.marks)
         try:
             prefix = step.prefix
             left = replacing.apply(
@@ -374,23 +377,35 @@ class LakeStore(TableStore):
         finally:
             replacing.close()
             pending.close()
-        paths = {each.path for each in left}
+        self._leave(left)
+        self._finish(step)
+
+    def _leave(self, files: Sequence[DataFile]) -> None:
+        """The files are not in the table any more."""
+        paths = {each.path for each in files}
         mine = {each.path for each in self._adds}
-        self._removes += [each for each in left if each.path not in mine]
+        self._removes += [each for each in files if each.path not in mine]
         self._left += [each for each in self._adds if each.path in paths]
         self._adds = [each for each in self._adds if each.path not in paths]
-        self._finish(step)
 
     def empty(self, target: Target) -> None:
         step = self._ready(target, target.schema)
+        if step.marks is not None:
+            self._apply(step)
+            self._mark(step, self._files())
+            return
         if step.pending is not None:
             step.pending.close()
             step.pending = None
         self._finish(step)
-        mine = {each.path for each in self._adds}
-        self._removes += [each for each in self._files() if each.path not in mine]
-        self._left += self._adds
-        self._adds = []
+        self._leave(self._files())
+
+    def _mark(self, step: _Step, files: Sequence[DataFile]) -> None:
+        """Let the rows stay as deleted ones."""
+        assert self._table is not None
+        assert step.marks is not None
+        self._leave(marking.mark(self._table, files, step.marks, self._writers(step).kept))
+        self._finish(step)
 
     def settle(self, target: Target, *, final: bool, left_out: int = 0) -> Sweep | None:
         step = self._ready(target, target.schema) if final else self._steps.get(target.step)
@@ -467,28 +482,20 @@ class LakeStore(TableStore):
             )
         files = self._files()
         gone = [each for each in files if not each.name.startswith(prefix)]
-        missing = sum(map(self._rows, gone))
+        count = partial(marking.rows_there, table, marks=step.marks)
+        missing = sum(map(count, gone))
         if not left_out:
-            sweeping.refuse_deletes(target, missing, sum(map(self._rows, files)))
-            mine = {each.path for each in self._adds}
-            paths = {each.path for each in gone}
-            self._removes += [each for each in gone if each.path not in mine]
-            self._left += [each for each in self._adds if each.path in paths]
-            self._adds = [each for each in self._adds if each.path not in paths]
+            sweeping.refuse_deletes(target, missing, sum(map(count, files)))
+            if step.marks is None:
+                self._leave(gone)
+            else:
+                self._mark(step, gone)
         return Sweep(missing, left_out)
 
     def _seen(self, target: Target) -> int:
         assert self._table is not None
         old = marker.parse(self._table.marker(marker.slot_of(target)))
         return old.seen if old is not None and old.lineage == target.lineage else 0
-
-    def _rows(self, file: DataFile) -> int:
-        """How many rows a file has."""
-        if file.rows is not None:
-            return file.rows
-        assert self._table is not None
-        first = self._table.schema.names[:1]
-        return sum(frame.height for frame in self._table.read(file, first))
 
 
 def _arrived(run: str) -> str:

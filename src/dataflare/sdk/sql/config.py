@@ -216,7 +216,24 @@ class FileReadOptions(ReadOptions, FileOptions):
         return self
 
 
-class WriteOptions(BaseModel):
+class SoftDeletes(BaseModel):
+    """Of a destination that may keep the rows that are deleted. A subclass has a `mode`."""
+
+    deleted_at: str | None = Field(
+        None,
+        min_length=1,
+        description="with mode mirror: rows that are deleted stay, and this column has the time of it; NULL in those that "
+        "are there",
+    )
+
+    @model_validator(mode="after")
+    def _of_a_mirror(self) -> Self:
+        if self.deleted_at is not None and getattr(self, "mode", None) != "mirror":
+            raise ValueError("'deleted_at' needs mode 'mirror'")
+        return self
+
+
+class WriteOptions(SoftDeletes):
     """Options of a destination that writes a table, whatever names it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -282,24 +299,7 @@ class TableOptions(WriteOptions, _Named):
     """Options of a destination that writes a table of a database."""
 
 
-class SoftDeletes(WriteOptions):
-    """Of a destination that may keep the rows that are deleted."""
-
-    deleted_at: str | None = Field(
-        None,
-        min_length=1,
-        description="with mode mirror: rows that are deleted stay, and this column has the time of it; NULL in those that "
-        "are there",
-    )
-
-    @model_validator(mode="after")
-    def _of_a_mirror(self) -> Self:
-        if self.deleted_at is not None and self.mode != "mirror":
-            raise ValueError("'deleted_at' needs mode 'mirror'")
-        return self
-
-
-class FileTableOptions(TableOptions, SoftDeletes, FileOptions):
+class FileTableOptions(TableOptions, FileOptions):
     """Options of a destination that writes a table of a database file."""
 
     path: str = Field(description="the database file; created if it does not exist")

@@ -26,7 +26,7 @@ from dataflare.sdk.destination import (
     Writer,
     need_columns,
 )
-from dataflare.sdk.sql import redo, statements, sweeping
+from dataflare.sdk.sql import redo, soft_deletes, statements, sweeping
 from dataflare.sdk.sql.config import FileTableOptions, SqlOptions, TableOptions, WriteOptions
 from dataflare.sdk.sql.fold import schema_with_op
 from dataflare.sdk.sql.marker import MarkerRows
@@ -40,7 +40,6 @@ from dataflare.sdk.sql.names import (
 )
 from dataflare.sdk.sql.session import Session, shared_session
 from dataflare.sdk.sql.shares import Share
-from dataflare.sdk.sql.soft_deletes import with_deleted_at
 from dataflare.sdk.sql.store import TableStore, Target
 from dataflare.sdk.sql.writing import TableWriter
 from dataflare.sdk.threads import in_thread
@@ -103,10 +102,7 @@ class TableDestination(DestinationConnector):
         ]
 
     def _kept_rows(self) -> Sequence[str]:
-        column = getattr(self.config, "deleted_at", None)
-        return (
-            [] if column is None else [f"rows that are deleted stay, with the time in '{column}'"]
-        )
+        return soft_deletes.effects(self.config.deleted_at)
 
     @abstractmethod
     def runs_statements(self) -> bool:
@@ -132,8 +128,8 @@ class TableDestination(DestinationConnector):
         config = self.config
         if config.changelog is not None:
             schema = schema_with_op(self.context.step, schema)
-        deleted_at = getattr(config, "deleted_at", None)
-        schema = with_deleted_at(self.context.step, schema, deleted_at)
+        deleted_at = config.deleted_at
+        schema = soft_deletes.with_deleted_at(self.context.step, schema, deleted_at)
         known = self.declarations
         target = Target(
             step=self.context.step,

@@ -32,13 +32,19 @@ def with_deleted_at(step: str, schema: Schema, column: str | None) -> Schema:
     return Schema((*schema, Field(column, TIMESTAMP_UTC)))
 
 
-def marking(target: Target, place: str, rows: str, same: Sequence[str]) -> str:
-    """The statement that marks the rows t of a table. rows: SQL behind FROM, or nothing. same: conditions."""
+def effects(column: str | None) -> list[str]:
+    """What `plan` says of it."""
+    return [] if column is None else [f"rows that are deleted stay, with the time in '{column}'"]
+
+
+def marking(target: Target, place: str, rows: str, same: Sequence[str], now: str) -> str:
+    """The statement that marks the rows t of a table. rows: SQL behind FROM, or nothing. same: conditions. now: the
+    time as a literal."""
     assert target.deleted_at is not None
     source = f" from {rows}" if rows else ""
     column = quoted(target.deleted_at)
     conditions = " and ".join([*same, f"t.{column} is null"])
-    return f"update {place} as t set {column} = {_now()}{source} where {conditions}"
+    return f"update {place} as t set {column} = {now}{source} where {conditions}"
 
 
 def is_there(target: Target) -> str:
@@ -46,5 +52,6 @@ def is_there(target: Target) -> str:
     return "true" if target.deleted_at is None else f"t.{quoted(target.deleted_at)} is null"
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, as a literal of SQL with its zone."""
     return f"'{datetime.now(UTC).isoformat(sep=' ', timespec='microseconds')}'"

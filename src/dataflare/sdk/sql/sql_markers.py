@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
-from dataflare.sdk.sql import marker
+from dataflare.sdk.sql import marker, soft_deletes
 from dataflare.sdk.sql.marker import MARKER_COLUMNS, MARKER_TABLE, MarkerRow, MarkerRows
 from dataflare.sdk.sql.names import listed, quoted
 from dataflare.sdk.sql.store import TableStore, Target
@@ -77,6 +77,10 @@ class SqlMarkers(TableStore):
     def marker_place(self, target: Target) -> str | None:
         """The full name of the marker table for a target; None if its schema is missing."""
         return MARKER_TABLE
+
+    def now(self) -> str:
+        """The time, as a literal of SQL."""
+        return soft_deletes.now()
 
     # -- the store ---------------------------------------------------------------------------------
 

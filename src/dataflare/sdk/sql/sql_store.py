@@ -36,6 +36,7 @@ class SqlStore(SqlMarkers):
 
     stage: ClassVar[str] = STAGE
     """The rows of `run_with` in SQL."""
+    drop_temporary: ClassVar[str] = "drop table"
     before_conflict: ClassVar[str] = ""
     """SQL before ON CONFLICT that keeps it from being parsed as part of a join."""
 
@@ -247,7 +248,7 @@ class SqlStore(SqlMarkers):
         self.run_with(ready, types, frame, absent)
         with self.errors(f"table '{target.table}'"):
             lacking = self.rows(f"select * from {missing} limit 1")
-            self.run(f"drop table {missing}")
+            self.run(f"{self.drop_temporary} {missing}")
         if lacking:
             raise not_there(target, lacking[0])
         values = {n: self.value(n, t) for n, t in types.items() if n not in key}
@@ -263,7 +264,7 @@ class SqlStore(SqlMarkers):
         place = self.make_ready(target).table.place
         with self.errors(f"table '{target.table}'"):
             if target.deleted_at is not None:
-                self.run(soft_deletes.marking(target, place, "", []))
+                self.run(soft_deletes.marking(target, place, "", [], self.now()))
             else:
                 self.run(f"delete from {place}")
 
@@ -317,7 +318,9 @@ class SqlStore(SqlMarkers):
         sql = self.deletion(ready, same)
         if ready.target.deleted_at is not None:
             place = self.spelled(ready.target.written)
-            sql = soft_deletes.marking(ready.target, place, f"{self.stage} as s", same)
+            unmarked = " and ".join([*same, soft_deletes.is_there(ready.target)])
+            marked = {ready.target.deleted_at: self.now()}
+            sql = self.updating(place, marked, unmarked)
         self.run_with(ready, types, frame.select(list(types)), sql)
 
     def settle(self, target: Target, *, final: bool, left_out: int = 0) -> Sweep | None:

@@ -73,7 +73,7 @@ def sweep(store: SqlMarkers, target: Target, place: str, keys_table: str, *, del
     if delete:
         refuse_deletes(target, missing, total)
         if missing and target.deleted_at is not None:
-            store.run(soft_deletes.marking(target, place, "", [not_arrived]))
+            store.run(soft_deletes.marking(target, place, "", [not_arrived], store.now()))
         elif missing:
             store.run(f"{store.deleting(place, 't')} {gone}")
     store.discard(keys_table)
