@@ -18,6 +18,7 @@ from cdc_kit import Copy
 from optional_packages import package
 from postgres_kit import Database
 from servers import services
+from servers.mariadb import MariaDbServer
 
 from dataflare.errors import DataFlareError
 from dataflare.jobs import RunOptions, RunResult, run
@@ -88,23 +89,25 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Callable
     return beginning, lambda: reader(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def mariadb() -> Iterator[MariaDbServer]:
+    yield from services.running("mariadb")
+
+
 @pytest.fixture
-def mariadb_place() -> Iterator[tuple[str, Callable[[], Rows]]]:
-    for server in services.running("mariadb"):
-        with server.client("test") as db, db.cursor() as cursor:
-            cursor.execute("drop table if exists kept")
+def mariadb_place(mariadb: MariaDbServer) -> tuple[str, Callable[[], Rows]]:
+    with mariadb.client("test") as db, db.cursor() as cursor:
+        cursor.execute("drop table if exists kept")
 
-        def rows() -> Rows:
-            with server.client("test") as db, db.cursor() as cursor:
-                cursor.execute("set time_zone = '+00:00'")
-                cursor.execute(SQL)
-                found = cursor.fetchall()
-            return {i: (n, g and g.replace(tzinfo=UTC)) for i, n, g in found}
+    def rows() -> Rows:
+        with mariadb.client("test") as db, db.cursor() as cursor:
+            cursor.execute("set time_zone = '+00:00'")
+            cursor.execute(SQL)
+            found = cursor.fetchall()
+        return {i: (n, g and g.replace(tzinfo=UTC)) for i, n, g in found}
 
-        yield (
-            f'type: mysql, config: {{connection_string: "{server.dsn("test")}", table: kept, ',
-            rows,
-        )
+    dsn = mariadb.dsn("test")
+    return f'type: mysql, config: {{connection_string: "{dsn}", table: kept, ', rows
 
 
 def mirrored(folder: Path, place: str, source: str, more: str = "") -> RunResult:
