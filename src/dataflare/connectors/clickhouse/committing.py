@@ -25,11 +25,11 @@ from dataflare.connectors.clickhouse.tables import Table
 from dataflare.connectors.clickhouse.types import escaped
 from dataflare.connectors.clickhouse.writing import chunks, types_of
 from dataflare.errors import CheckpointError
-from dataflare.model.types import Schema
+from dataflare.model.types import TIMESTAMP_UTC, Schema
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, Owner
-from dataflare.sdk.sql import redo, statements
+from dataflare.sdk.sql import redo, soft_deletes, statements
 from dataflare.sdk.sql.fold import fold
 from dataflare.sdk.sql.marker import (
     MarkerRow,
@@ -281,13 +281,43 @@ class ClickhouseCommitter(Committer):
             [[newest]] = client.rows(f"select max({made_tables.VERSION}) from {table.place}")
             self._version = int(newest)
         self._version += 1
-        parts = ((changes.upserts, 0), (changes.deletes.select(self._target.key), 1))
-        for rows, deleted in parts:
+        upserts, keys = changes.upserts, changes.deletes.select(self._target.key)
+        if self._target.deleted_at is not None:
+            none = pl.lit(None, TIMESTAMP_UTC.to_polars())
+            upserts = upserts.with_columns(none.alias(self._target.deleted_at))
+            if keys.height:
+                self._mark(client, table, keys)
+            keys = keys.clear()
+        for rows, deleted in ((upserts, 0), (keys, 1)):
             if rows.height:
                 version = pl.lit(self._version, pl.UInt64).alias(made_tables.VERSION)
                 mark = pl.lit(deleted, pl.UInt8).alias(made_tables.DELETED)
                 rows = rows.with_columns(version, mark)
                 self._send(client, table, rows, f"{token} {self._version} {deleted}")
+
+    def _mark(self, client: Client, table: Table, keys: pl.DataFrame) -> None:
+        """Write the rows with these keys again, with the time at which they were deleted. Those that have one keep it."""
+        target = self._target
+        assert target.deleted_at is not None
+        place = tables.place_of(target.keys_table, self._server.database)
+        marks, key = escaped(target.deleted_at), ", ".join(map(escaped, target.key))
+        others = [n for n in table.columns if n not in table.computed]
+        values = {name: escaped(name) for name in others}
+        values[target.deleted_at] = f"toDateTime64({soft_deletes.now_in_utc()}, 6, 'UTC')"
+        values[made_tables.VERSION] = str(self._version)
+        values[made_tables.DELETED] = "0"
+        client.run(f"drop table if exists {place} sync")
+        client.run(
+            f"create table {place} engine = MergeTree order by tuple() as select {key} from {table.place} where 0"
+        )
+        types = types_of(keys, target.schema)
+        body = arrow_stream(keys, types, made_tables.kinds(table))
+        client.insert(place, key, body, None)
+        client.run(
+            f"insert into {table.place} ({', '.join(map(escaped, values))}) select {', '.join(values.values())} "
+            f"from {table.place} final where ({key}) in (select {key} from {place}) and {marks} is null"
+        )
+        client.run(f"drop table if exists {place} sync")
 
     def _table(self, client: Client, rows: pl.DataFrame) -> Table:
         """The table, which takes rows with these columns."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from dataflare.model.units import Duration
-from dataflare.sdk.sql.config import Names, ServerOptions, ServerReadOptions, Sharding
+from dataflare.sdk.sql.config import Names, ServerOptions, ServerReadOptions, Sharding, SoftDeletes
 
 
 class ClickhouseConfig(ServerOptions):
@@ -51,7 +51,7 @@ class ClickhouseSourceConfig(ServerReadOptions, ClickhouseConfig):
         return self
 
 
-class ClickhouseDestinationConfig(ClickhouseConfig):
+class ClickhouseDestinationConfig(SoftDeletes, ClickhouseConfig):
     table: str = Field(min_length=1, description="the table to write: name, or database.name")
     mode: Literal["append", "overwrite", "upsert", "mirror"] = Field(
         "append",

@@ -24,7 +24,7 @@ from dataflare.sdk.destination import (
     DestinationConnector,
     Writer,
 )
-from dataflare.sdk.sql import statements
+from dataflare.sdk.sql import soft_deletes, statements
 from dataflare.sdk.sql.destination import check_columns, refuse_empty_name
 from dataflare.sdk.sql.fold import schema_with_op
 from dataflare.sdk.sql.names import at_step
@@ -69,7 +69,10 @@ config:
         )
 
     def effects(self) -> Sequence[str]:
-        return statements.effects(self.config.before_sql, self.config.after_sql)
+        return [
+            *statements.effects(self.config.before_sql, self.config.after_sql),
+            *soft_deletes.effects(self.config.deleted_at),
+        ]
 
     @property
     def adds_for_good(self) -> bool:
@@ -139,11 +142,12 @@ config:
         config = self.config
         if config.changelog is not None:
             schema = schema_with_op(self.context.step, schema)
+        schema = soft_deletes.with_deleted_at(self.context.step, schema, config.deleted_at)
         target = Target(
             step=self.context.step, lineage="", attempt=0, table=config.table, mode=config.mode,
             schema=schema, key=tuple(config.key) if config.mode in made_tables.KEYED else (),
             names=tuple(config.key), sequence=config.sequence, op=config.changelog == "columns",
-            create_table=config.create_table,
+            create_table=config.create_table, deleted_at=config.deleted_at,
         )  # fmt: skip
         if context is None:
             return target

@@ -197,9 +197,7 @@ class MysqlStore(SqlStore):
         return f"delete {alias} from {place} as {alias}"
 
     def now(self) -> str:
-        return soft_deletes.now().replace(
-            "+00:00", ""
-        )  # the zone of its sessions; MariaDB takes no other
+        return soft_deletes.now_in_utc()  # MariaDB takes no zone; its sessions have UTC
 
     def discard(self, place: str) -> None:
         """Its rows go with the transaction, and it is dropped behind the commit."""

@@ -55,3 +55,8 @@ def is_there(target: Target) -> str:
 def now() -> str:
     """The time, as a literal of SQL with its zone."""
     return f"'{datetime.now(UTC).isoformat(sep=' ', timespec='microseconds')}'"
+
+
+def now_in_utc() -> str:
+    """The time in UTC, as a literal of SQL without a zone."""
+    return now().replace("+00:00", "")
