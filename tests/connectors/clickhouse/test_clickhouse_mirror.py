@@ -70,6 +70,38 @@ def test_the_table_has_what_the_changelog_leaves_also_where_epochs_are_committed
     run(write())
 
 
+def test_rows_that_a_changelog_deletes_stay_with_the_time(database: Database) -> None:
+    schema = Schema.of([("id", INT64), ("text", STRING)])
+
+    def of(*rows: tuple[int, str | None, RowKind]) -> Any:
+        return batch(
+            [{"id": id_, "text": text} for id_, text, _ in rows],
+            [kind.value for *_, kind in rows],
+            id=schema["id"].to_polars(),
+            text=schema["text"].to_polars(),
+        )
+
+    def there() -> dict[int, tuple[str, str | None]]:
+        return {i: (t, g) for i, t, g in database.rows("select id, text, gone from t final")}
+
+    async def write() -> None:
+        step = await database.step(schema, deleted_at="gone", **MIRROR).start()
+        await step.epoch(1, of((1, "a", RowKind.INSERT), (2, "b", RowKind.INSERT)))
+        await step.epoch(2, of((2, None, RowKind.DELETE), (3, None, RowKind.DELETE)))
+        marked = there()
+        assert {i: (t, g is None) for i, (t, g) in marked.items()} == {
+            1: ("a", True), 2: ("b", False)
+        }  # fmt: skip
+        await step.epoch(3, of((2, None, RowKind.DELETE)))
+        assert there() == marked
+        await step.epoch(4, of((2, "back", RowKind.INSERT)), final=True)
+        assert there() == {1: ("a", None), 2: ("back", None)}
+        assert database.rows("show tables like '_dataflare_seen%'") == []
+        await step.close()
+
+    run(write())
+
+
 def test_a_table_that_could_not_tell_deleted_rows_is_refused(database: Database) -> None:
     database.execute(
         "create table t (id Int64, text String, v UInt64) engine = ReplacingMergeTree(v) order by id"

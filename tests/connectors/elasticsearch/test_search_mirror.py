@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from search_kit import Place
+from search_kit import WRITE, Place
 
 from dataflare.errors import ConfigError
 from dataflare.sdk import registry
@@ -73,6 +73,44 @@ def test_routed_documents_are_deleted_too(place: Place) -> None:
     assert place.write(both, more).error is None
     assert place.write(both[:55], more).error is None
     assert ids(place) == [*range(55)]
+
+
+KEPT = f"{MIRROR}, deleted_at: gone"
+
+
+def gone(place: Place) -> dict[int, Any]:
+    return {int(i): each.get("gone") for i, each in sorted(place.documents().items())}
+
+
+@pytest.mark.parametrize("op", ["index", "update"])
+def test_documents_whose_rows_are_gone_stay_with_the_time(place: Place, op: str) -> None:
+    more = f"{KEPT}, op: {op}"
+    assert place.write(rows(*range(10)), more).error is None
+    assert set(gone(place).values()) == {None}
+    assert place.write(rows(*range(9)), more).published["out"]["deleted"] == 1
+    marked = gone(place)
+    assert {i for i, time in marked.items() if time is not None} == {9}
+    # One that is marked does not count as a delete of this run, and keeps its time.
+    assert place.write(rows(*range(9)), f"{more}, delete_max: 0").error is None
+    assert gone(place) == marked
+    assert place.write(rows(*range(10)), f"{more}, delete_max: 0").error is None
+    assert gone(place) == dict.fromkeys(range(10))
+
+
+def test_deletes_of_a_changelog_leave_documents_with_the_time(place: Place) -> None:
+    def changed(*changes: tuple[int, str]) -> None:
+        given = [{"id": i, "v": i, "_op": op} for i, op in changes]
+        text = WRITE.replace("rows: {rows}", "changelog: columns, rows: {rows}").format(
+            rows=given, more=KEPT, schema="", handling=""
+        )
+        assert place.run(text).error is None
+
+    changed((1, "insert"), (2, "insert"))
+    changed((2, "delete"), (3, "delete"))
+    marked = gone(place)
+    assert {i: time is None for i, time in marked.items()} == {1: True, 2: False}
+    changed((2, "insert"))
+    assert gone(place) == {1: None, 2: None}
 
 
 @registry.register

@@ -275,18 +275,17 @@ class ClickhouseCommitter(Committer):
     def _insert_changes(self, client: Client, chunk: pl.DataFrame, token: str) -> None:
         """Rows and deletes with a version above all that are there, so that they are the newest of their keys, also where
         a chunk is sent again."""
-        changes = fold(chunk, self._target.key, deletes=True)
-        table = self._table(client, changes.upserts)
+        marks, changes = self._target.deleted_at, fold(chunk, self._target.key, deletes=True)
+        upserts, keys = changes.upserts, changes.deletes.select(self._target.key)
+        if marks is not None:
+            upserts = upserts.with_columns(pl.lit(None, TIMESTAMP_UTC.to_polars()).alias(marks))
+        table = self._table(client, upserts)
         if self._version is None:
             [[newest]] = client.rows(f"select max({made_tables.VERSION}) from {table.place}")
             self._version = int(newest)
         self._version += 1
-        upserts, keys = changes.upserts, changes.deletes.select(self._target.key)
-        if self._target.deleted_at is not None:
-            none = pl.lit(None, TIMESTAMP_UTC.to_polars())
-            upserts = upserts.with_columns(none.alias(self._target.deleted_at))
-            if keys.height:
-                self._mark(client, table, keys)
+        if marks is not None and keys.height:
+            self._mark(client, table, keys)
             keys = keys.clear()
         for rows, deleted in ((upserts, 0), (keys, 1)):
             if rows.height:

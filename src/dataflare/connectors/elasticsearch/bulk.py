@@ -36,6 +36,11 @@ class Refused(Struct, frozen=True):
     reason: str
 
 
+def _is_missing(item: dict[str, Any]) -> bool:
+    """Whether there is no document that could be deleted, or marked as deleted."""
+    return "error" not in item or reason_of(item["error"])[0] == "document_missing_exception"
+
+
 class BulkSender:
     """rows_now, bytes_now: how much a request has at most, now. taken: how many documents servers have taken.
     stale: how many were left as they were, because what is there is newer or was to be kept."""
@@ -133,7 +138,7 @@ class BulkSender:
         again = []
         for place, item in zip(places, items, strict=True):
             status = int(item["status"])
-            if status < 300 or (status == _ABSENT and "error" not in item):
+            if status < 300 or (status == _ABSENT and _is_missing(item)):
                 self.taken += 1
             elif status == _CONFLICT and self._keeps():
                 self.taken += 1

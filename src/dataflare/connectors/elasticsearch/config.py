@@ -18,6 +18,7 @@ from pydantic import (
 
 from dataflare.model.units import Duration, Size
 from dataflare.sdk.delete_max import DeleteMax
+from dataflare.sdk.sql.config import SoftDeletes
 from dataflare.sdk.tls import PasswordTls
 
 _PORT = 9200
@@ -132,7 +133,7 @@ class IndexPart(BaseModel):
     format: str | None = None
 
 
-class ElasticsearchDestinationConfig(ElasticsearchConfig):
+class ElasticsearchDestinationConfig(SoftDeletes, ElasticsearchConfig):
     index: str = Field(
         min_length=1,
         description="the index, alias or data stream to write; {column} in it is the value of a column, "
@@ -231,6 +232,10 @@ class ElasticsearchDestinationConfig(ElasticsearchConfig):
             raise ValueError(f"'op: {self.op}' needs mode 'append'")
         if "delete_max" in self.model_fields_set and self.mode != "mirror":
             raise ValueError("'delete_max' needs mode 'mirror'")
+        if self.deleted_at is not None and self.sequence is not None:
+            raise ValueError(
+                "'deleted_at' does not go with 'sequence': the server does not compare versions of an update"
+            )
         if self.op == "update" and self.sequence is not None:
             raise ValueError(
                 "'sequence' does not go with 'op: update': the server does not compare versions there"

@@ -44,6 +44,7 @@ from dataflare.sdk.destination import (
     WriteStats,
 )
 from dataflare.sdk.max_errors import end_search
+from dataflare.sdk.sql import soft_deletes
 from dataflare.sdk.threads import in_thread
 
 _SLICE_BYTES = 16 << 20
@@ -95,7 +96,10 @@ search:
         )
 
     def effects(self) -> Sequence[str]:
-        return [effect(self.config.delete_max, "index")] if self.config.mode == "mirror" else []
+        config: ElasticsearchDestinationConfig = self.config
+        if config.mode != "mirror":
+            return []
+        return [effect(config.delete_max, "index"), *soft_deletes.effects(config.deleted_at)]
 
     @property
     def key(self) -> Sequence[str]:
@@ -144,6 +148,7 @@ search:
     async def validate(self, schema: Schema) -> None:
         if schema.names:
             check_columns(self.config, self.context.step, schema)
+            soft_deletes.with_deleted_at(self.context.step, schema, self.config.deleted_at)
         client = self._client()
         try:
             await client.server()
@@ -207,7 +212,8 @@ class DocumentWriter(Writer):
     ) -> None:
         self._client, self._config, self._context, self._place = client, config, context, place
         self._maker = DocumentMaker(config, context.schema)
-        self._indexes = Indexes(client, config, context.schema)
+        whole = soft_deletes.with_deleted_at(context.step, context.schema, config.deleted_at)
+        self._indexes = Indexes(client, config, whole)
         self._sender = BulkSender(client, config, sleep)
         self._frames: list[pl.DataFrame] = []
         self._rows = 0

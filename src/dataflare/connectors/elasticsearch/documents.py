@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
+import orjson
 import polars as pl
 from msgspec import Struct, field
 
@@ -41,7 +43,9 @@ class DocumentMaker:
 
     def __init__(self, config: ElasticsearchDestinationConfig, schema: Schema) -> None:
         self._config = config
+        self._marks = config.deleted_at
         names = [name for name in schema.names if name not in METADATA]
+        names += [] if self._marks is None else [self._marks]
         self._fields = [*names, OP_COLUMN] if config.changelog else names
         self._names = schema.names
         self._index = index_of(config, schema).alias(_INDEX)
@@ -59,7 +63,9 @@ class DocumentMaker:
         writes, deletes = self._folded(good)
         if self._config.op == "delete":
             writes, deletes = writes.clear(), writes
-        items = [*self._actions("delete", deletes)]
+        items = self._deletions(deletes)
+        if self._marks is not None:
+            writes = writes.with_columns(pl.lit(None, pl.Null).alias(self._marks))
         if writes.height:
             pairs = zip(self._actions(self._config.op, writes), self._sources(writes), strict=True)
             items += [action + source for action, source in pairs]
@@ -134,6 +140,13 @@ class DocumentMaker:
             parts.append(pl.lit(3).alias("retry_on_conflict"))
         return _lines(frame.select(pl.struct(parts).alias(op)))
 
+    def _deletions(self, frame: pl.DataFrame) -> list[bytes]:
+        """The lines that delete documents, or mark them."""
+        if self._marks is None or not frame.height:
+            return self._actions("delete", frame)
+        source = marking(self._marks)
+        return [action + source for action in self._actions("update", frame)]
+
     def _sources(self, frame: pl.DataFrame) -> list[bytes]:
         """The second line of each document."""
         if not self._fields:
@@ -147,6 +160,12 @@ class DocumentMaker:
         noop = b',"detect_noop":false' if self._config.mode == "mirror" else b""
         end = b',"doc_as_upsert":true' + noop + b"}\n"
         return [b'{"doc":' + line[:-1] + end for line in sources]
+
+
+def marking(column: str) -> bytes:
+    """The line behind an update's that lets a document stay as a deleted one, with the time in a field."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    return orjson.dumps({"doc": {column: now}}) + b"\n"
 
 
 def _lines(frame: pl.DataFrame) -> list[bytes]:

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from dataflare.connectors.elasticsearch.client import Client, reason_of
 from dataflare.connectors.elasticsearch.config import ElasticsearchDestinationConfig
+from dataflare.connectors.elasticsearch.documents import marking
 from dataflare.connectors.elasticsearch.indexes import mappings, path_of
 from dataflare.connectors.elasticsearch.point_in_time import Hit, Points, Slice
 from dataflare.errors import ConfigError, RunError
@@ -195,8 +196,8 @@ class MirrorCommitter(Committer):
         total = missing = 0
         for index, noted in baseline.items():
             for shard, last in enumerate(noted.last):
-                gone = await self._of_shard(index, shard, "_count", {"query": _older(last)})
-                every = await self._of_shard(index, shard, "_count", {"query": {"match_all": {}}})
+                gone = await self._of_shard(index, shard, "_count", {"query": self._older(last)})
+                every = await self._of_shard(index, shard, "_count", {"query": self._there()})
                 missing, total = missing + int(gone["count"]), total + int(every["count"])
         if not delete:
             self._published = {"deleted": 0, "not_deleted": missing}
@@ -224,7 +225,7 @@ class MirrorCommitter(Committer):
         for shard, last in enumerate(noted.last):
             part, after = Slice(index, shard, len(noted.last)), None
             request = {
-                "size": _PAGE, "_source": False, "seq_no_primary_term": True, "query": _older(last),
+                "size": _PAGE, "_source": False, "seq_no_primary_term": True, "query": self._older(last),
             }  # fmt: skip
             while True:
                 hits, point = await points.page(point, part, after, request)
@@ -236,6 +237,16 @@ class MirrorCommitter(Committer):
         await points.close(point)
         return deleted
 
+    def _older(self, last: int) -> dict[str, Any]:
+        """The documents that are there, and were not written since."""
+        return self._there({"range": {"_seq_no": {"lte": last}}})
+
+    def _there(self, *conditions: dict[str, Any]) -> dict[str, Any]:
+        """The documents that are not marked as deleted."""
+        marks = self._config.deleted_at
+        marked = [] if marks is None else [{"exists": {"field": marks}}]
+        return {"bool": {"filter": [*conditions], "must_not": marked}}
+
     async def _delete_all(self, hits: Sequence[Hit]) -> int:
         actions = [
             {
@@ -244,10 +255,12 @@ class MirrorCommitter(Committer):
             }
             for hit in hits
         ]  # fmt: skip
-        lines = b"".join(orjson.dumps({"delete": action}) + b"\n" for action in actions)
+        marks = self._config.deleted_at
+        op, source = ("delete", b"") if marks is None else ("update", marking(marks))
+        lines = b"".join(orjson.dumps({op: action}) + b"\n" + source for action in actions)
         answer = await self._client.ask("POST", "/_bulk", lines=lines, doing="delete documents")
         try:
-            items = [item["delete"] for item in answer.data["items"]]
+            items = [item[op] for item in answer.data["items"]]
         except (ValueError, KeyError, TypeError) as error:
             raise self._client.strange("tell what became of documents") from error
         for item in items:
@@ -259,10 +272,6 @@ class MirrorCommitter(Committer):
 
     async def aclose(self) -> None:
         await self._client.aclose()
-
-
-def _older(last: int) -> dict[str, Any]:
-    return {"range": {"_seq_no": {"lte": last}}}
 
 
 def _noted(committables: Sequence[Committable]) -> dict[str, Any] | None:
