@@ -390,21 +390,18 @@ class LakeStore(TableStore):
 
     def empty(self, target: Target) -> None:
         step = self._ready(target, target.schema)
-        if step.marks is not None:
-            self._apply(step)
-            self._mark(step, self._files())
-            return
-        if step.pending is not None:
+        if step.pending is not None and step.marks is None:
             step.pending.close()
             step.pending = None
-        self._finish(step)
-        self._leave(self._files())
+        self._apply(step)
+        self._delete(step, self._files())
 
-    def _mark(self, step: _Step, files: Sequence[DataFile]) -> None:
-        """Let the rows stay as deleted ones."""
+    def _delete(self, step: _Step, files: Sequence[DataFile]) -> None:
+        """Delete all rows of the files, or let them stay as deleted ones."""
         assert self._table is not None
-        assert step.marks is not None
-        self._leave(marking.mark(self._table, files, step.marks, self._writers(step).kept))
+        if step.marks is not None:
+            files = marking.mark(self._table, files, step.marks, self._writers(step).kept)
+        self._leave(files)
         self._finish(step)
 
     def settle(self, target: Target, *, final: bool, left_out: int = 0) -> Sweep | None:
@@ -486,10 +483,7 @@ class LakeStore(TableStore):
         missing = sum(map(count, gone))
         if not left_out:
             sweeping.refuse_deletes(target, missing, sum(map(count, files)))
-            if step.marks is None:
-                self._leave(gone)
-            else:
-                self._mark(step, gone)
+            self._delete(step, gone)
         return Sweep(missing, left_out)
 
     def _seen(self, target: Target) -> int:
