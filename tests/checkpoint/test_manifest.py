@@ -114,7 +114,7 @@ def test_no_other_text_is_taken_for_a_manifest(text):
         (lambda text: "x" + text, "does not begin"),
         (lambda text: text[:-40], "its end is missing"),
         (lambda text: text.replace('"epoch":41', '"epoch":42'), "checksum"),
-        (lambda text: text.replace('"version":2', '"version":7'), "version 7"),
+        (lambda text: text.replace('"version":4', '"version":7'), "version 7"),
         (lambda text: text + text, "its frame was changed|checksum"),
         (lambda text: reframed(text, hash_id="md5"), "hashed by 'md5'"),
         (lambda text: reframed(text, encryption={"key": 1}), "encrypted"),

@@ -59,7 +59,7 @@ def test_an_unfinished_run_of_version_1_is_resumed(tmp_path: Path, parallelism: 
     assert counted(folder / "sums.db", "key", "sums") == Counter(range(1, 41))
     assert counted(folder / "first.db", "key", "first") == Counter(range(1, 41))
     written = max((folder / "state" / "old").glob("*/manifest-*.json"))
-    assert '"version":2' in written.read_text()
+    assert '"version":4' in written.read_text()
 
 
 def test_a_marker_of_version_1_is_adopted(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 The text is one line of JSON: a fixed frame around a body with sorted keys:
 
-    {"format":"dataflare checkpoint","version":2,"checksum":"<xxh3_64 of the body>","body":{...}}
+    {"format":"dataflare checkpoint","version":4,"checksum":"<xxh3_64 of the body>","body":{...}}
 
 Always true:
 - the frame is compared letter by letter and the body by checksum, so each truncation and each changed
@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import xxhash
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from dataflare.checkpoint.snapshots import (
     OperatorSnapshot,
@@ -32,9 +33,10 @@ from dataflare.errors import CheckpointError, InternalError
 from dataflare.model.hashing import HASH_ID
 from dataflare.sdk.destination import Committable
 
-VERSION = 2
-_READABLE = (1, 2)
-"""Version 1 has every part of a source in the manifest, which version 2 still allows."""
+VERSION = 4
+_READABLE = (1, 2, 4)
+"""Version 1 has every part of a source in the manifest, which the others still allow. In version 4 a committable may have
+its rows with it. There is no version 3: with one changed bit it would be 1 or 2."""
 _FRAME = re.compile(
     r'\{"format":"dataflare checkpoint","version":(?P<version>[0-9]+),'
     r'"checksum":"(?P<checksum>[0-9a-f]{16})","body":(?P<body>\{.*\})\}\n',
@@ -107,6 +109,14 @@ class Manifest(Struct, frozen=True):
             for snapshot in snapshots
             for chunk in snapshot.chunks
         }
+
+    def for_destinations(self) -> str:
+        """Its text without rows: a destination that keeps it has committed its own."""
+        committables = {
+            step: tuple(replace(each, content=b"") for each in shares)
+            for step, shares in self.committables.items()
+        }
+        return replace(self, committables=committables).to_text()
 
     def to_text(self) -> str:
         """The text to store. `from_text` reads the same manifest from it."""

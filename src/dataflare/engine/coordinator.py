@@ -310,8 +310,11 @@ class Coordinator:
             await asyncio.shield(self._committing)
         size = sum(chunk.num_bytes for chunk in manifest.chunks.values()) + len(manifest.to_text())
         self.stats.add(manifest.epoch, asyncio.get_running_loop().time() - started, size)
+        if self._collecting is not None:
+            await asyncio.shield(self._collecting)
         self._collecting = self.pool.submit(self._collect)
-        await asyncio.shield(self._collecting)
+        if final or stops:
+            await asyncio.shield(self._collecting)
         return manifest
 
     def _too_slow(self, pending: _Pending) -> CheckpointError:
@@ -423,7 +426,7 @@ def _queue(record: SourceRecord, discovers: bool) -> SplitQueue:
 
 async def commit(committers: Mapping[str, Committer], manifest: Manifest) -> None:
     """Commit a published epoch in every destination, one after the other."""
-    epoch = Epoch(manifest.epoch, manifest.to_text(), manifest.final)
+    epoch = Epoch(manifest.epoch, manifest.for_destinations(), manifest.final)
     for name, committer in committers.items():
         crash_point("engine.before_commit")
         await committer.commit(epoch, manifest.committables.get(name, ()))

@@ -163,7 +163,7 @@ async def _without_lost_letters(
 ) -> Manifest:
     """The manifest without the dead letters whose staged files are gone. They lay in the state folder that
     was lost, and the rows of the other destinations do not depend on them."""
-    epoch = Epoch(manifest.epoch, manifest.to_text(), manifest.final)
+    epoch = Epoch(manifest.epoch, manifest.for_destinations(), manifest.final)
     for name in letters:
         shares = manifest.committables.get(name, ())
         if not shares or name not in committers:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -103,22 +104,25 @@ class RefusedRow(Struct, frozen=True):
 
 
 class Committable(Struct, frozen=True):
-    """What one writer prepared in an epoch. data: JSON, small; paths in it relative where possible."""
+    """What one writer prepared in an epoch. data: JSON, small; paths in it relative where possible. content: its rows
+    themselves, where they are few: the checkpoint keeps them, and `Epoch.manifest` is without them."""
 
     subtask: int
     data: Mapping[str, Any] = field(default_factory=dict)
+    content: bytes = b""
 
     def to_json(self) -> dict[str, Any]:
-        return {"subtask": self.subtask, "data": dict(self.data)}
+        value = {"subtask": self.subtask, "data": dict(self.data)}
+        return value | {"content": b64encode(self.content).decode()} if self.content else value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Committable:
-        return cls(value["subtask"], value["data"])
+        return cls(value["subtask"], value["data"], b64decode(value.get("content", "")))
 
 
 class Epoch(Struct, frozen=True):
     """An epoch to commit. manifest: the manifest's bytes as text, for destinations that keep it
-    beside the rows (it holds the sources' positions). final: the run ends with it."""
+    beside the rows (it holds the sources' positions, and no rows). final: the run ends with it."""
 
     number: int
     manifest: str

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import polars as pl
 import pytest
+from msgspec.structs import replace
 from mysql_kit import LINEAGE, Database, batch, run
 
 from dataflare.connectors.mysql.connection import Server
@@ -14,6 +17,8 @@ from dataflare.sdk.destination import Committable
 
 SCHEMA = Schema.of({"id": "int64", "v": "string"})
 ONE, TWO, THREE, FOUR = (batch([{"id": i, "v": f"v{i}"}]) for i in (1, 2, 3, 4))
+MANY, MORE = (batch([{"id": i, "v": random.Random(i).randbytes(20_000).hex()}]) for i in (1, 2))
+"""Too long for the checkpoint: they make redo files."""
 
 
 def ids(database: Database, table: str = "t") -> list[int]:
@@ -90,8 +95,8 @@ def test_an_epoch_without_a_manifest_is_forgotten(database, mode):
 
     async def go():
         step = await database.step(SCHEMA, **config).start()
-        first = await step.epoch(1, ONE)
-        await step.prepare(2, TWO)
+        first = await step.epoch(1, MANY)
+        await step.prepare(2, MORE)
         await step.writer.write_batch(THREE)
         step.die()
         again = await database.step(SCHEMA, attempt=2, **config).start(1, [first])
@@ -225,7 +230,7 @@ def test_a_transaction_left_over_from_an_older_attempt_is_ended(database):
 def test_a_damaged_or_missing_redo_file_is_never_applied(database):
     async def go():
         step = await database.step(SCHEMA).start()
-        made = await step.prepare(1, ONE)
+        made = await step.prepare(1, MANY)
         step.die()
         path = database.folder / "redo-out" / made.data["file"]
         content = bytearray(path.read_bytes())
@@ -236,6 +241,23 @@ def test_a_damaged_or_missing_redo_file_is_never_applied(database):
                 await step.commit(1, [made])
             assert caught.value.code == "E0703"
             path.unlink(missing_ok=True)
+
+    run(go())
+
+
+def test_damaged_or_missing_rows_of_the_checkpoint_are_never_applied(database):
+    async def go():
+        step = await database.step(SCHEMA).start()
+        made = await step.prepare(1, ONE)
+        assert made.content
+        assert not list((database.folder / "redo-out").iterdir())
+        step.die()
+        for content in (made.content[:-3] + b"abc", b""):
+            with pytest.raises(CheckpointError) as caught:
+                await step.commit(1, [replace(made, content=content)])
+            assert caught.value.code == "E0703"
+        await step.commit(1, [made])
+        assert ids(database) == [1]
 
     run(go())
 
@@ -402,9 +424,7 @@ def test_the_frame_that_was_written_is_what_the_redo_file_holds(database):
         made = await step.prepare(1, ONE, TWO)
         from dataflare.sdk.sql import redo
 
-        found = pl.concat(
-            redo.frames(database.folder / "redo-out", redo.RedoFile.from_json(made.data))
-        )
+        found = pl.concat(redo.frames(database.folder / "redo-out", redo.RedoFile.of(made)))
         assert found["id"].to_list() == [1, 2]
         assert made == Committable.from_json(made.to_json())
         assert step.context.lineage == LINEAGE

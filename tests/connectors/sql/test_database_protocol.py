@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import polars as pl
 import pytest
 from databases import LINEAGE, Step, batch, execute, read, rows, run
+from msgspec.structs import replace
 
 from dataflare.errors import CheckpointError, DataError, DataFlareError, RunError
 from dataflare.model.types import Schema
@@ -17,6 +19,8 @@ pytestmark = pytest.mark.rotates(2)
 SCHEMA = Schema.of({"id": "int64", "v": "string"})
 OTHER = "1f0e0d0c-0b0a-4000-8000-000000000002"
 ONE, TWO, THREE = (batch([{"id": i, "v": f"v{i}"}]) for i in (1, 2, 3))
+MANY, MORE = (batch([{"id": i, "v": random.Random(i).randbytes(20_000).hex()}]) for i in (1, 2))
+"""Too long for the checkpoint: they make redo files."""
 
 
 def ids(kind: str, folder: Path, table: str = "t") -> list[int]:
@@ -78,8 +82,8 @@ def test_an_epoch_whose_manifest_stands_is_committed_after_a_crash(kind, tmp_pat
 def test_an_epoch_without_a_manifest_is_forgotten(kind, tmp_path):
     async def go():
         step = await Step(kind, tmp_path, SCHEMA).start()
-        first = await step.epoch(1, ONE)
-        await step.prepare(2, TWO)
+        first = await step.epoch(1, MANY)
+        await step.prepare(2, MORE)
         await step.writer.write_batch(THREE)
         step.die()
         again = await Step(kind, tmp_path, SCHEMA, attempt=2).start(1, [first])
@@ -173,7 +177,7 @@ def test_a_writer_left_over_from_an_older_attempt_is_fenced(kind, tmp_path):
 def test_a_damaged_or_missing_redo_file_is_never_applied(kind, tmp_path):
     async def go():
         step = await Step(kind, tmp_path, SCHEMA).start()
-        made = await step.prepare(1, ONE)
+        made = await step.prepare(1, MANY)
         step.die()
         path = tmp_path / "redo-out" / made.data["file"]
         content = bytearray(path.read_bytes())
@@ -184,6 +188,23 @@ def test_a_damaged_or_missing_redo_file_is_never_applied(kind, tmp_path):
                 await step.commit(1, [made])
             assert caught.value.code == "E0703"
             path.unlink(missing_ok=True)
+
+    run(go())
+
+
+def test_damaged_or_missing_rows_of_the_checkpoint_are_never_applied(kind, tmp_path):
+    async def go():
+        step = await Step(kind, tmp_path, SCHEMA).start()
+        made = await step.prepare(1, ONE)
+        assert made.content
+        assert not list((tmp_path / "redo-out").iterdir())
+        step.die()
+        for content in (made.content[:-3] + b"abc", b""):
+            with pytest.raises(CheckpointError) as caught:
+                await step.commit(1, [replace(made, content=content)])
+            assert caught.value.code == "E0703"
+        await step.commit(1, [made])
+        assert ids(kind, tmp_path) == [1]
 
     run(go())
 

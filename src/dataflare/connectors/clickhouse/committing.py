@@ -165,7 +165,7 @@ class ClickhouseCommitter(Committer):
         if len(committables) > 1:
             raise AssertionError("one writer per table")  # capabilities().parallel is False
         for committable in committables:
-            file = redo.RedoFile.from_json(committable.data)
+            file = redo.RedoFile.of(committable)
             rows_total = int(committable.data["rows_total"])
             if file.rows or epoch.final:
                 chunk_rows = int(committable.data["chunk_rows"])
@@ -254,7 +254,7 @@ class ClickhouseCommitter(Committer):
             f"rows of checkpoint {doing.epoch} of step '{target.step}' may be in table '{target.table}' or not: {why}",
             code="E0705",
             step=target.step,
-            notes=[f"they are in {self._context.redo / (file.name or '')}"],
+            notes=[f"they are in {redo.place_of(self._context.redo, file)}"],
             help="check the rows of the table, then run with --fresh",
         )
 

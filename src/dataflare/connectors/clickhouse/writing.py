@@ -152,9 +152,8 @@ class ClickhouseWriter(Writer):
             self._sealed = epoch, self._redo.seal(epoch)
             crash_point("clickhouse.prepare.after_fsync")
             self._rows_total += self._sealed[1].rows
-        sealed = self._sealed[1]
         data = {"rows_total": self._rows_total, "chunk_rows": self._config.batch_size}
-        return Committable(self._context.subtask, {**sealed.to_json(), **data})
+        return self._sealed[1].committable(self._context.subtask, **data)
 
     async def aclose(self) -> None:
         # Prepared rows stay: the committer may still commit them.

@@ -54,7 +54,7 @@ class EpochWriter(Writer):
     def _prepare(self, epoch: int) -> Committable:
         if self._sealed[0] != epoch:
             self._sealed = epoch, self._redo.seal(epoch)
-        return Committable(self._context.subtask, self._sealed[1].to_json())
+        return self._sealed[1].committable(self._context.subtask)
 
     async def aclose(self) -> None:
         await in_thread(self._redo.close)
@@ -99,7 +99,7 @@ class EpochCommitter(Committer):
         await in_thread(redo.clear_before, self._context.redo, epoch.number)
 
     def _rows(self, committable: Committable) -> pl.DataFrame | None:
-        file = redo.RedoFile.from_json(committable.data)
+        file = redo.RedoFile.of(committable)
         frames = list(redo.frames(self._context.redo, file))
         return pl.concat(frames) if frames else None
 

@@ -201,7 +201,7 @@ class EpochCommitter(Committer):
         await in_thread(self._commit, epoch, committables)
 
     def _commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
-        files = [redo.RedoFile.from_json(each.data) for each in committables]
+        files = [redo.RedoFile.of(each) for each in committables]
         rows = sum(file.rows for file in files)
         total = sum(int(each.data["rows_total"]) for each in committables)
         if rows or epoch.final:

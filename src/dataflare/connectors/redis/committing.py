@@ -164,7 +164,7 @@ class EpochCommitter(Committer):
         own = self._checked(await self._read())
         if own is not None and own.epoch >= epoch.number:
             return
-        files = [redo.RedoFile.from_json(c.data) for c in committables]
+        files = [redo.RedoFile.of(c) for c in committables]
         total = sum(int(c.data["rows_total"]) for c in committables)
         fresh = sum(file.rows for file in files)
         own = own or self._record(0, 0)

@@ -109,8 +109,7 @@ class EpochWriter(MessageWriter):
             self._sealed = epoch, self._redo.seal(epoch)
             crash_point("broker.prepare.after_fsync")
             self._rows_total += self._sealed[1].rows
-        data = {**self._sealed[1].to_json(), "rows_total": self._rows_total}
-        return Committable(self._context.subtask, data)
+        return self._sealed[1].committable(self._context.subtask, rows_total=self._rows_total)
 
     async def aclose(self) -> None:
         await in_thread(self._redo.close)

@@ -399,7 +399,7 @@ class TableCommitter(Committer):
         if len(committables) > 1:
             raise AssertionError("one writer per table")  # capabilities().parallel is False
         for committable in committables:
-            file = redo.RedoFile.from_json(committable.data)
+            file = redo.RedoFile.of(committable)
             rows_total = int(committable.data["rows_total"])
             if file.rows or epoch.final:
                 share = Share(self._target, self._context.redo, file, rows_total)

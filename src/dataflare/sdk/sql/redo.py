@@ -2,8 +2,9 @@
 
 Always true:
 - a file is a sequence of frames, each with eight bytes of length and one Arrow IPC stream with its own schema, so a batch is appended without reading or rewriting the file;
+- a few rows make no file: they are in the committable, so the manifest has them. Each of twenty small tables would else wait for an fsync of its own, and for the removal of its file;
 - a growing file has the name `open-...`; only a sealed, fsynced file has an epoch in its name (`LocalStore.publish` syncs the folder);
-- its xxh3 checksum is in the manifest, and a file that does not match is never applied;
+- its xxh3 checksum is in the manifest, and rows that do not match are never applied;
 - rows that the destination refuses stay in it: their numbers are in its last frame, and they are skipped.
 """
 
@@ -23,6 +24,7 @@ from msgspec import Struct
 
 from dataflare.errors import CheckpointError
 from dataflare.model.batch import private
+from dataflare.sdk.destination import Committable
 from dataflare.sdk.durable_files import open_private
 
 _LENGTH = struct.Struct("<Q")
@@ -30,28 +32,34 @@ _REFUSED_COLUMN = "__dataflare_refused"
 _SEALED = re.compile(r"^(\d+)-(\d+)\.arrow$")
 _HELD_ROWS = 16_384
 _HELD_BYTES = 4 * 2**20
+_FEW_BYTES = 16 * 1024
+"""So much of an epoch makes no file."""
 
 
 class RedoFile(Struct, frozen=True):
-    """A sealed redo file, as part of a committable. name: None if the epoch has no rows. rows:
-    without the refused ones. left_out: of the final epoch, how many rows of the run failed before they
-    arrived."""
+    """The sealed rows of an epoch, as a committable has them. name: of their file; None if there are no rows, or they
+    are few. content: the few. checksum: "" if there are no rows. rows: without the refused ones. left_out: of the final
+    epoch, how many rows of the run failed before they arrived."""
 
     name: str | None
     checksum: str
     rows: int
     refused: int = 0
     left_out: int = 0
+    content: bytes = b""
 
-    def to_json(self) -> dict[str, Any]:
-        data = {"file": self.name, "checksum": self.checksum, "rows": self.rows}
+    def committable(self, subtask: int, **data: Any) -> Committable:
+        """What a writer has prepared: these rows, and more data."""
         more = {"refused": self.refused, "left_out": self.left_out}
-        return data | {name: rows for name, rows in more.items() if rows}
+        given = {"file": self.name, "checksum": self.checksum, "rows": self.rows}
+        given |= {name: rows for name, rows in more.items() if rows}
+        return Committable(subtask, {**given, **data}, self.content)
 
     @classmethod
-    def from_json(cls, data: Any) -> RedoFile:
+    def of(cls, committable: Committable) -> RedoFile:
+        data = committable.data
         more = data.get("refused", 0), data.get("left_out", 0)
-        return cls(data["file"], data["checksum"], data["rows"], *more)
+        return cls(data["file"], data["checksum"], data["rows"], *more, committable.content)
 
 
 class RedoWriter:
@@ -83,9 +91,12 @@ class RedoWriter:
     def frames(self) -> Iterator[pl.DataFrame]:
         """The rows added since the last `seal`."""
         self._write_buffer()
-        if self._file is not None:
+        if isinstance(self._file, io.BytesIO):
+            yield from _read(io.BytesIO(self._file.getvalue()))
+        elif self._file is not None:
             self._file.flush()
-            yield from _read(self._folder / self._open_name)
+            with open(self._folder / self._open_name, "rb") as file:
+                yield from _read(file)
 
     def refuse(self, rows: Sequence[int]) -> None:
         """Leave these rows out of the epoch: numbers of rows added since the last `seal`."""
@@ -93,19 +104,26 @@ class RedoWriter:
 
     def seal(self, epoch: int) -> RedoFile:
         """Make all rows durable, give them the epoch's name, and start a new file. The store makes the name durable
-        before it publishes the epoch."""
+        before it publishes the epoch. Of a few rows give the content, which is durable with the manifest."""
         self._write_buffer()
         if self._file is None:
             return RedoFile(None, "", 0)
         refused = len(self._refused)
         if refused:
             self._write(pl.DataFrame({_REFUSED_COLUMN: pl.Series(self._refused, dtype=pl.UInt64)}))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        name, content = None, b""
+        if isinstance(self._file, io.BytesIO):
+            content = self._file.getvalue()
+        else:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            name = f"{epoch}-{self._subtask}.arrow"
         self._file.close()
-        name = f"{epoch}-{self._subtask}.arrow"
-        os.replace(self._folder / self._open_name, self._folder / name)
-        sealed = RedoFile(name, self._sum.hexdigest(), self.rows - refused, refused)
+        if name is not None:
+            os.replace(self._folder / self._open_name, self._folder / name)
+        sealed = RedoFile(
+            name, self._sum.hexdigest(), self.rows - refused, refused, content=content
+        )
         self._file, self._sum, self.rows = None, xxhash.xxh3_64(), 0
         self._refused.clear()
         return sealed
@@ -114,9 +132,11 @@ class RedoWriter:
         """Discard the rows that were not sealed."""
         self._buffer.clear()
         if self._file is not None:
+            is_file = not isinstance(self._file, io.BytesIO)
             self._file.close()
             self._file = None
-            (self._folder / self._open_name).unlink(missing_ok=True)
+            if is_file:
+                (self._folder / self._open_name).unlink(missing_ok=True)
 
     def _write_buffer(self) -> None:
         if not self._buffer:
@@ -130,70 +150,85 @@ class RedoWriter:
             self._write(part)
 
     def _write(self, frame: pl.DataFrame) -> None:
-        if self._file is None:
-            self._file = open_private(self._folder / self._open_name)
         stream = io.BytesIO()
         private(frame).write_ipc_stream(stream, compression="lz4")
         body = stream.getbuffer()
         head = _LENGTH.pack(len(body))
+        if self._file is None:
+            self._file = io.BytesIO()
+        if isinstance(self._file, io.BytesIO) and self._file.tell() + len(body) > _FEW_BYTES:
+            few, self._file = self._file, open_private(self._folder / self._open_name)
+            self._file.write(few.getbuffer())
         for part in (head, body):
             self._file.write(part)
             self._sum.update(part)
 
 
 def frames(folder: Path, file: RedoFile) -> Iterator[pl.DataFrame]:
-    """The rows of a sealed file without the refused ones, frame by frame, after its checksum was
-    verified. Raises CheckpointError (E0703) if the file is missing or is not the one that was
-    sealed.
+    """The sealed rows without the refused ones, frame by frame, after their checksum was verified. Raises
+    CheckpointError (E0703) if they are missing or are not those that were sealed.
     """
-    if file.name is None:
+    if not file.checksum:
         return
-    path = folder / file.name
-    try:
-        _check(path, file)
+    with _opened(folder, file) as source:
+        _check(source, file, place_of(folder, file))
         if not file.refused:
-            yield from _read(path)
+            yield from _read(source)
             return
-        refused, first = _last_frame(path)[_REFUSED_COLUMN], 0
-        for frame in _read(path):
+        refused, first = _last_frame(source)[_REFUSED_COLUMN], 0
+        for frame in _read(source):
             if _REFUSED_COLUMN in frame.columns:
                 return
             numbers = pl.int_range(first, first + frame.height, dtype=pl.UInt64, eager=True)
             first += frame.height
             yield frame.filter(~numbers.is_in(refused.implode()))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"the redo file {path} is missing, and the rows of its epoch were not committed yet",
-            code="E0703",
-            help="run with --fresh to start over",
-        ) from error
 
 
-def _read(path: Path) -> Iterator[pl.DataFrame]:
-    with open(path, "rb") as source:
-        while head := source.read(_LENGTH.size):
-            yield pl.read_ipc_stream(io.BytesIO(source.read(_LENGTH.unpack(head)[0])))
+def _opened(folder: Path, file: RedoFile) -> IO[bytes]:
+    if file.content:
+        return io.BytesIO(file.content)
+    try:
+        if file.name is not None:
+            return open(folder / file.name, "rb")
+    except FileNotFoundError:
+        pass
+    raise CheckpointError(
+        f"{place_of(folder, file)} is missing, and the rows of its epoch were not committed yet",
+        code="E0703",
+        help="run with --fresh to start over",
+    )
 
 
-def _last_frame(path: Path) -> pl.DataFrame:
-    with open(path, "rb") as source:
-        length = 0
-        while head := source.read(_LENGTH.size):
-            length = _LENGTH.unpack(head)[0]
-            source.seek(length, os.SEEK_CUR)
-        source.seek(-length, os.SEEK_CUR)
-        return pl.read_ipc_stream(io.BytesIO(source.read(length)))
+def place_of(folder: Path, file: RedoFile) -> str:
+    """Where the rows are, for messages."""
+    if file.name is None:
+        return f"what the checkpoint had of {folder.name}"
+    return f"the redo file {folder / file.name}"
 
 
-def _check(path: Path, file: RedoFile) -> None:
+def _read(source: IO[bytes]) -> Iterator[pl.DataFrame]:
+    source.seek(0)
+    while head := source.read(_LENGTH.size):
+        yield pl.read_ipc_stream(io.BytesIO(source.read(_LENGTH.unpack(head)[0])))
+
+
+def _last_frame(source: IO[bytes]) -> pl.DataFrame:
+    source.seek(0)
+    length = 0
+    while head := source.read(_LENGTH.size):
+        length = _LENGTH.unpack(head)[0]
+        source.seek(length, os.SEEK_CUR)
+    source.seek(-length, os.SEEK_CUR)
+    return pl.read_ipc_stream(io.BytesIO(source.read(length)))
+
+
+def _check(source: IO[bytes], file: RedoFile, place: str) -> None:
     digest = xxhash.xxh3_64()
-    with open(path, "rb") as source:
-        while block := source.read(2**20):
-            digest.update(block)
+    while block := source.read(2**20):
+        digest.update(block)
     if digest.hexdigest() != file.checksum:
         raise CheckpointError(
-            f"the redo file {path} is damaged: its checksum is {digest.hexdigest()}, "
-            f"the checkpoint says {file.checksum}",
+            f"{place} is damaged: its checksum is {digest.hexdigest()}, the checkpoint says {file.checksum}",
             code="E0703",
             help="run with --fresh to start over",
         )

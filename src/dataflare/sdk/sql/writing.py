@@ -156,7 +156,7 @@ class TableWriter(Writer):
             self.system_calls += 1
             share = Share(self._target, self._context.redo, sealed, total)
             self.session.prepare(share, epoch, final=final)
-        return Committable(self._context.subtask, {**sealed.to_json(), "rows_total": total})
+        return sealed.committable(self._context.subtask, rows_total=total)
 
     async def aclose(self) -> None:
         self._forget_timer()
