@@ -95,12 +95,12 @@ config:
     def list_tables(self, db: Db) -> Sequence[Entry]:
         return tables_and_views(db, self.server.database)
 
-    def new_tables(self, db: Db) -> NewTables:
+    def new_tables(self, db: Db, take: Callable[[Relation], None] | None = None) -> NewTables:
         """As of the base. The names alone are asked for first: the server need not open its tables for them."""
         there = frozenset(names(db, self.server.database))
         if there == self._table_names:
             return NewTables()
-        found = super().new_tables(db)
+        found = super().new_tables(db, take)
         self._table_names = there
         return found
 

@@ -177,7 +177,7 @@ config:
         ]
         following = log.following(
             self.server, self.context.step, tables, start, until, has_event_time=self.has_event_time,
-            not_ranged=self.not_ranged,
+            not_ranged=self.not_ranged, new_tables=self.new_tables if self.gives_streams() else None,
         )  # fmt: skip
         return ChangeReader(following, Place.from_json(start) if start else None, self._confirmed)
 

@@ -7,7 +7,7 @@ connection asks for all of them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, ClassVar, Self, TypeVar
 
 from msgspec import Struct
@@ -108,8 +108,9 @@ class TableStreams(SupportsChanges[R], SupportsTables[R]):
             for name, member in (await self.members()).items()
         ]
 
-    def new_tables(self, db: Any) -> NewTables:
-        """Tables that came while the run goes on. Blocking."""
+    def new_tables(self, db: Any, take: Callable[[R], None] | None = None) -> NewTables:
+        """Tables that came while the run goes on. take: called with each that can be followed; it raises an error where it
+        cannot after all. Blocking."""
         if self.config.tables is None:
             return NewTables()
         patterns = [str(each) for each in self.config.tables]
@@ -129,11 +130,14 @@ class TableStreams(SupportsChanges[R], SupportsTables[R]):
             try:
                 with self.errors(member.label):
                     member._relation = member.find_table(db)
+                    if take is not None:
+                        take(member._relation)
             except DataFlareError as error:
-                if error.__cause__ is not None:
+                if error.__cause__ is not None and error.code != "E0602":
                     raise
                 self._refused.add(entry.of.full)
-                warnings.append(f"table '{entry.of.full}' is new, and is left out: {error.message}")
+                what = f"{error.message}; {error.help}" if error.help else error.message
+                warnings.append(f"table '{entry.of.full}' is new, and is left out: {what}")
             else:
                 found.append(names[entry.of])
         return NewTables(found, warnings)

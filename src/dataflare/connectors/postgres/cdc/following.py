@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from msgspec import Struct
 
-from dataflare.connectors.postgres.catalog import Table
+from dataflare.connectors.postgres.catalog import Connection, Table
 from dataflare.connectors.postgres.cdc.objects import Names
 from dataflare.connectors.postgres.cdc.wire import Replication, lsn_text
 from dataflare.connectors.postgres.connection import Server
 from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.connectors.postgres.reader import Reading
-from dataflare.connectors.postgres.relation import Column
+from dataflare.connectors.postgres.relation import Column, Relation
 from dataflare.model.batch import truncation
 from dataflare.sdk.source import SourceBatch
 from dataflare.sdk.sql.change_facts import TIME
+from dataflare.sdk.sql.table_streams import NewTables
 
 
 class Followed(Struct, frozen=True):
@@ -71,7 +72,8 @@ class Followed(Struct, frozen=True):
 class Following(Struct, frozen=True):
     """tables: those that are followed, by number. names: of the slot and the publication; None where nothing is to be
     made, as in a preview: the rows that are there are read, and no changes. copies: whether the rows that are there are
-    read first. until: the position at which it ends, or None. has_event_time, not_ranged: as of a source."""
+    read first. until: the position at which it ends, or None. has_event_time, not_ranged: as of a source. new_tables: as
+    of a source; None where there is one table."""
 
     server: Server
     step: str
@@ -82,6 +84,7 @@ class Following(Struct, frozen=True):
     folder: Path | None = None
     has_event_time: bool = False
     not_ranged: Mapping[str | None, str] = {}
+    new_tables: Callable[[Connection, Callable[[Relation], None]], NewTables] | None = None
 
     @property
     def tells_time(self) -> bool:

@@ -23,9 +23,11 @@ from dataflare.connectors.postgres.cdc.place import Place, TablePlace
 from dataflare.connectors.postgres.cdc.resyncing import Resyncs
 from dataflare.connectors.postgres.cdc.wire import Replication, lsn_of
 from dataflare.connectors.postgres.errors import postgres_errors
+from dataflare.connectors.postgres.relation import Relation
 from dataflare.errors import SystemError_
 from dataflare.sdk import resyncs
 from dataflare.sdk.sql.changes import not_followed, was_renamed
+from dataflare.sdk.sql.table_streams import NewTables
 
 _MAKE = "select lsn::text from pg_create_logical_replication_slot(%s, 'pgoutput')"
 _ADVANCE = (
@@ -204,11 +206,12 @@ def _kept(following: Following, before: Mapping[int, TablePlace]) -> dict[int, T
 
 class Checked(Struct, frozen=True):
     """gone: the tables of many that were dropped. kept: what the server keeps of its log. looked: at tables whose
-    rows were given."""
+    rows were given. new: tables that came, and are published now."""
 
     gone: set[int]
     kept: KeptBytes | None
     looked: rewrites.Found
+    new: NewTables = NewTables()
 
 
 def _once_more(
@@ -247,9 +250,26 @@ def check_published(
             _refuse_renamed_tables(db, following, tables.keys() - gone)
             _check_published(db, names, [t for oid, t in tables.items() if oid not in gone])
             given = {o: there for o, there in places.items() if o in tables and not there.reading}
-            return Checked(gone, objects.kept_bytes(db, names), rewrites.look(db, following, given))
+            looked, kept = rewrites.look(db, following, given), objects.kept_bytes(db, names)
+            return Checked(gone, kept, looked, _published_now(db, following, names))
     finally:
         db.close()
+
+
+def _published_now(db: Connection, following: Following, names: Names) -> NewTables:
+    """Tables that came, after they were published. A run that has an end leaves them to the next one."""
+    if following.new_tables is None or following.until is not None:
+        return NewTables()
+
+    def publish(relation: Relation) -> None:
+        assert relation.table is not None
+        other = following.server.connect(following.application)  # the first is in a transaction
+        try:
+            objects.make_publication(other, names, [relation.table], adds=True)
+        finally:
+            other.close()
+
+    return following.new_tables(db, publish)
 
 
 def _refuse_renamed_tables(db: Connection, following: Following, tables: Collection[int]) -> None:

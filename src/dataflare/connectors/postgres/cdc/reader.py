@@ -32,6 +32,7 @@ from dataflare.connectors.postgres.cdc.wire import Replication
 from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.errors import DataFlareError, Retry
 from dataflare.model.batch import SharedDataBatch
+from dataflare.model.new_tables import TablesAppeared
 from dataflare.model.progress import Position, Watermark
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.source import EndOfSplit, SourceBatch
@@ -67,6 +68,8 @@ class ChangeReader(LogReader[Place]):
         self._reached = 0
         """Up to where the log was read."""
         self._telling: asyncio.Task[None] | None = None
+        self._new_tables: list[str] = []
+        """Those that came and were published: the run begins again with them, at a place between transactions."""
         self._time = ServerTime() if following.tells_time and following.until is None else None
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
@@ -82,6 +85,8 @@ class ChangeReader(LogReader[Place]):
             batch = await self._of_tables(rows_max)
             if batch is not None:
                 return batch
+            if self._new_tables and not self._is_inside and self._problem is None:
+                self._problem = TablesAppeared(self._following.step, self._new_tables)
             await self._end_with_problem()
             if await self._reads_again():
                 await self._leave_log()
@@ -458,3 +463,5 @@ class ChangeReader(LogReader[Place]):
                 name = self._following.tables[oid].name
                 self.warnings[was_dropped(name)] = 0
             gone |= checked_now.gone
+            self.warnings.update(dict.fromkeys(checked_now.new.warnings, 0))
+            self._new_tables += checked_now.new.names

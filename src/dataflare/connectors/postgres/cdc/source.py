@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -22,6 +22,7 @@ from dataflare.model.progress import Split
 from dataflare.sdk.context import ConnectorContext
 from dataflare.sdk.sql.change_facts import TYPES, columns_of, refuse_taken
 from dataflare.sdk.sql.changes import TableChanges
+from dataflare.sdk.sql.table_streams import NewTables
 
 _NAME_MAX = 63
 _OF_TABLE = {
@@ -88,6 +89,7 @@ class ChangeSource(TableChanges, kw_only=True):
         *,
         has_event_time: bool,
         not_ranged: Mapping[str | None, str],
+        new_tables: Callable[[Connection, Callable[[Relation], None]], NewTables] | None,
     ) -> Following:
         names = None
         if self.context.folder is not None or start:
@@ -95,7 +97,7 @@ class ChangeSource(TableChanges, kw_only=True):
         return Following(
             server, step, {each.table.oid: each for each in tables}, names,
             copies=self.copies, until=until, has_event_time=has_event_time,
-            folder=self.context.folder, not_ranged=not_ranged,
+            folder=self.context.folder, not_ranged=not_ranged, new_tables=new_tables,
         )  # fmt: skip
 
     def followed(
