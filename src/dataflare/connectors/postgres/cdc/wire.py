@@ -32,6 +32,8 @@ _EPOCH_US = 946_684_800_000_000
 """From 1970 to 2000."""
 _ROUND_S = 10.0
 """How often the server is told of a reader that has nothing new."""
+_SILENT_S = 120.0
+"""A server that sends nothing for so long, not even an answer to those rounds, is gone. It gives up a reader after 60."""
 _BUSY_S = 0.1
 """How long changes are gathered while more of them come."""
 _STATUS = struct.Struct(">cQQQqB")
@@ -79,6 +81,7 @@ class Replication:
         self.flushed = self.received = 0
         self._told: tuple[int, float] = (0, 0.0)
         self._streams = False
+        self._heard_at = 0.0
         with self._errors("connecting for replication"):
             self._connection = psycopg.connect(conninfo, autocommit=True)
         self._low = self._connection.pgconn
@@ -108,7 +111,7 @@ class Replication:
             if result.status != ExecStatus.COPY_BOTH:
                 raise psycopg.errors.error_from_result(result, encoding="utf-8")
             self.flushed = self.received = lsn
-            self._streams = True
+            self._streams, self._heard_at = True, time.monotonic()
 
     @property
     def socket(self) -> int:
@@ -124,6 +127,7 @@ class Replication:
             while len(messages) < messages_max and size < bytes_max:
                 length, data = get(1)
                 if length > 0:
+                    self._heard_at = began
                     message = bytes(data)
                     if message[0] == 0x77:  # w
                         messages.append(message)
@@ -137,6 +141,10 @@ class Replication:
                     was_empty = True
                 else:
                     self._raise_end()
+            if began - self._heard_at > _SILENT_S:
+                raise psycopg.OperationalError(
+                    f"connection timeout: the server has sent nothing for {_SILENT_S:g} s, not even an answer"
+                )
             if messages:
                 _, start, end = struct.unpack_from(">cQQ", messages[-1])
                 self.received = max(self.received, start, end)
@@ -179,11 +187,12 @@ class Replication:
     def _tell(self, *, force: bool, wants_reply: bool = False) -> None:
         told, at = self._told
         now = time.monotonic()
-        if not self._streams or not (force or told != self.flushed or now - at > _ROUND_S):
+        is_round = now - at > _ROUND_S
+        if not self._streams or not (force or told != self.flushed or is_round):
             return
         clock = int(time.time() * 1_000_000) - _EPOCH_US
         status = _STATUS.pack(
-            b"r", self.received, self.flushed, self.flushed, clock, int(wants_reply)
+            b"r", self.received, self.flushed, self.flushed, clock, int(wants_reply or is_round)
         )
         while self._low.put_copy_data(status) == 0:
             select.select([], [self._low.socket], [])
