@@ -12,6 +12,11 @@ from dataflare.connectors.postgres.connection import Server
 from dataflare.errors import Retry, SystemError_
 
 
+def _listen(replication: wire.Replication) -> None:
+    while True:
+        replication.receive(10, 1000, 0.02)
+
+
 def test_a_silent_server_is_given_up_for_now_and_a_quiet_one_is_not(
     logical: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -32,8 +37,7 @@ def test_a_silent_server_is_given_up_for_now_and_a_quiet_one_is_not(
             heard.add(replication._heard_at)
         proxy.going.clear()
         with pytest.raises(SystemError_, match="sent nothing for 1 s") as refused:
-            while True:
-                replication.receive(10, 1000, 0.02)
+            _listen(replication)
         assert refused.value.retry is Retry.LATER
     finally:
         proxy.close()
