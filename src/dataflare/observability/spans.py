@@ -48,13 +48,13 @@ class OtelTracer:
     ) -> None:
         self._tracer, self._now = tracer, now
         self._always = {"dataflare.workflow": workflow, "dataflare.run": run_id}
-        self._next_s = 0.0
+        self._next_s: dict[str, float] = {}
 
-    def is_due(self) -> bool:
+    def is_due(self, what: str = "batches") -> bool:
         now = self._now()
-        if now < self._next_s:
+        if now < self._next_s.get(what, 0.0):
             return False
-        self._next_s = now + 1 / PER_S
+        self._next_s[what] = now + 1 / PER_S
         return True
 
     def begin(

@@ -41,8 +41,8 @@ class Span(Protocol):
 
 
 class Tracer(Protocol):
-    def is_due(self) -> bool:
-        """Whether one more batch is to be traced now."""
+    def is_due(self, what: str = "batches") -> bool:
+        """Whether one more of these is to be traced now."""
 
     def begin(
         self,
@@ -146,6 +146,39 @@ def traceparent() -> str | None:
     return None if span is None else span.traceparent
 
 
+def trace_in(value: Any) -> str | None:
+    """The value of a header `traceparent`, if it is one."""
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    return text if _HEADER_FORM.fullmatch(text) else None
+
+
+class Requests:
+    """The header `traceparent` of the requests that a reader makes. A reader has no span while it reads, so a few of its
+    requests a second have one of their own, and what is read then is linked to it."""
+
+    def __init__(self) -> None:
+        self._traces: dict[str, None] = {}
+
+    @contextmanager
+    def one(self, attributes: Attributes = NONE) -> Iterator[str | None]:
+        """The header of a request that is made in the `with`; None where it has none."""
+        if _span() is not None:
+            yield traceparent()
+            return
+        made = tracer()
+        if made is None or not made.is_due("requests"):
+            yield None
+            return
+        with inside(made.begin("request", attributes=attributes)) as span:
+            self._traces[span.traceparent] = None
+            yield span.traceparent
+
+    def taken(self) -> tuple[str, ...]:
+        """The traces of the requests since the last call."""
+        traces, self._traces = self._traces, {}
+        return tuple(traces)[:_PARENTS_MAX]
+
+
 def parents_of(
     messages: Sequence[Any], headers: Callable[[Any], Iterable[tuple[str, Any]] | None]
 ) -> tuple[str, ...]:
@@ -155,10 +188,8 @@ def parents_of(
     found: dict[str, None] = {}
     for message in messages[:_LOOKED_AT]:
         for name, value in headers(message) or ():
-            if name == HEADER and value is not None:
-                text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-                if _HEADER_FORM.fullmatch(text):
-                    found[text] = None
+            if name == HEADER and (text := trace_in(value)) is not None:
+                found[text] = None
         if len(found) >= _PARENTS_MAX:
             break
     return tuple(found)

@@ -23,6 +23,7 @@ from dataflare.connectors.http.auth import Signed, Tokens
 from dataflare.connectors.http.config import Auth, HttpConfig
 from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
 from dataflare.resilience.policy import AFTER_MAX_S
+from dataflare.sdk.tracing import HEADER, Requests
 from dataflare.security.redact import redact_pieces
 
 _TOO_MANY = (403, 429, 503)
@@ -50,6 +51,7 @@ class HttpClient:
     ) -> None:
         self._config, self._step, self._clock, self._sleep = config, step, clock, sleep
         self._next_at, self._waits_max = 0.0, waits_max
+        self.requests = Requests()
         headers, self._key = dict(config.headers), {}
         auth: httpx.Auth | None = None
         match config.auth:
@@ -91,15 +93,25 @@ class HttpClient:
         raise self._error(f"{public_url(url)} redirects without end", "E0611")
 
     async def _request(
-        self, method: str, url: httpx.URL, params: Mapping[str, Any], **body: Any
+        self,
+        method: str,
+        url: httpx.URL,
+        params: Mapping[str, Any],
+        *,
+        headers: Mapping[str, str] | None,
+        **body: Any,
     ) -> httpx.Response:
         waits = 0
         while True:
             await self._pace()
             try:
-                answer = await self._client.request(
-                    method, url.copy_with(params=params) if params else url, **body
-                )
+                with self.requests.one({"step": self._step}) as trace:
+                    answer = await self._client.request(
+                        method,
+                        url.copy_with(params=params) if params else url,
+                        headers=self._with_trace(headers, trace),
+                        **body,
+                    )
             except httpx.TimeoutException as error:
                 raise self._error(
                     f"{public_url(str(url))} did not answer within {self._config.timeout:g} s",
@@ -124,6 +136,14 @@ class HttpClient:
                 return answer
             waits += 1
             await self._sleep(wait)
+
+    def _with_trace(
+        self, headers: Mapping[str, str] | None, trace: str | None
+    ) -> Mapping[str, str] | None:
+        """The headers of a request; what the options say of `traceparent` stays."""
+        if trace is None or HEADER in self._client.headers:
+            return headers
+        return {**(headers or {}), HEADER: trace}
 
     async def _pace(self) -> None:
         rate = self._config.rate_limit

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from dataflare.connectors.http.client import HttpClient, public_url
 from dataflare.connectors.http.config import HttpSourceConfig
 from dataflare.connectors.http.nested import page_at
@@ -111,7 +113,8 @@ class PageReader(ChunkReader):
             )
 
         lines = b"\n".join(page.lines[row] for row in rows)
-        return page_chunk(self._plan, lines, len(rows), place_of, self.position(), number)
+        chunk = page_chunk(self._plan, lines, len(rows), place_of, self.position(), number)
+        return replace(chunk, parents=self._client.requests.taken())
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -29,6 +29,7 @@ from dataflare.sdk.push.inbox import Inbox
 from dataflare.sdk.push.log import LogFull
 from dataflare.sdk.push.reader import Listener
 from dataflare.sdk.threads import in_thread
+from dataflare.sdk.tracing import HEADER, trace_in
 
 _CLOSING_S = 5.0
 _READ_BYTES = 64 << 10
@@ -183,7 +184,8 @@ class WebhookListener(Listener):
         is_secret = config.auth is not None and config.auth.type == "query"
         kept = None if is_secret or not query else query
         now_us = time.time_ns() // 1000
-        return [now_us, request.method, request.path, kept, headers, request.remote]
+        trace = trace_in(request.headers.get(HEADER))
+        return [now_us, request.method, request.path, kept, headers, request.remote, trace]
 
     def _header(self, name: str, value: bytes) -> list[Any]:
         """A header as the log has it. Attributes of CloudEvents are as their HTTP binding reads them: in any case, and

@@ -8,6 +8,7 @@ from dataflare.formats.messages.envelope import HEADERS
 from dataflare.model.types import BINARY, STRING, Schema, timestamp
 from dataflare.sdk.push.reader import Listener
 from dataflare.sdk.push.source import PushSource
+from dataflare.sdk.tracing import HEADER
 
 
 class WebhookSource(PushSource):
@@ -35,6 +36,7 @@ orders:
             ("query", STRING),
             ("headers", HEADERS),
             ("address", STRING),
+            (HEADER, STRING),
         ]
     )
 

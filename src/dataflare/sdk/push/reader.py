@@ -23,8 +23,11 @@ from dataflare.sdk.push.inbox import Inbox
 from dataflare.sdk.push.log import PushLog
 from dataflare.sdk.source import Chunk, ChunkReader, EndOfSplit
 from dataflare.sdk.threads import in_thread
+from dataflare.sdk.tracing import HEADER, parents_of, tracer
 
 _CHUNK_BYTES = 2 << 20
+_PARENTS_BLOCKS = 16
+"""In so many blocks of a chunk traces are searched."""
 
 
 class Listener(ABC):
@@ -166,6 +169,14 @@ class LogReader(ChunkReader):
         offsets = pl.int_range(first, first + len(messages), dtype=pl.Int64, eager=True)
         return pl.DataFrame([*columns, offsets.alias("offset")])
 
+    def parents(self, blocks: Sequence[Block]) -> tuple[str, ...]:
+        """The traces that messages name, where they have a field for it."""
+        if HEADER not in self._fields.names or tracer() is None:
+            return ()
+        at = self._fields.names.index(HEADER)
+        messages = [message for block in blocks[:_PARENTS_BLOCKS] for message in messages_of(block)]
+        return parents_of(messages, lambda m: [(HEADER, m[at])] if at < len(m) else None)
+
     def place_of(self, offset: int) -> str:
         return f"message {offset:,} of the log of '{self._step}'"
 
@@ -175,6 +186,7 @@ class Batch(MessageBatch):
         super().__init__(reader.decoder)
         self._reader, self._blocks, self._number = reader, blocks, messages
         self.num_bytes = sum(len(block.body) for block in blocks)
+        self.parents = reader.parents(blocks)
 
     def __len__(self) -> int:
         return self._number
