@@ -14,9 +14,11 @@ from task_bench import SCHEMA, Bench, run, settle
 
 from dataflare.checkpoint.manifest import SplitState
 from dataflare.engine.batcher import AdaptiveBatcher
+from dataflare.engine.chunk_sizes import ChunkSizes
 from dataflare.engine.clocks import Drift
 from dataflare.engine.gate import Cut, Ended, Rows
 from dataflare.engine.messages import Assign, Checkpoint
+from dataflare.engine.pace import Pace
 from dataflare.engine.reading import Reading
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.segments import SegmentRunner
@@ -496,12 +498,11 @@ def test_chunks_begin_small_and_stay_so_where_the_steps_behind_are_slow() -> Non
 
 def test_chunks_that_take_long_become_smaller_and_calls_with_an_overhead_do_not() -> None:
     def learned(seconds: Callable[[int], float]) -> list[int]:
-        body = bench_of(Script({})).task.body
-        assert isinstance(body, Reading)
+        chunk_sizes = ChunkSizes(calls_out=False, pace=Pace())
         sizes = []
         for _ in range(30):
-            rows = max(1, body._largest // 10)
-            body._learn(10 * rows, rows, seconds(rows))
+            rows = max(1, chunk_sizes.largest // 10)
+            chunk_sizes.learn(10 * rows, rows, seconds(rows))
             sizes.append(rows)
         return sizes
 

@@ -119,7 +119,7 @@ error[E0103]: unknown key 'tpye' in step 'a'
   |
 3 |   a: {tpye: inline, config: {rows: []}}
   |       ^^^^
-   = known keys: type, config, schema, event_time, error_handling, description, was
+   = known keys: type, config, schema, event_time, rate, error_handling, description, was
    = help: did you mean 'type'?
 """,
     ),

@@ -22,6 +22,7 @@ from dataflare.engine.coordinator import CannotCut, Coordinator, Follower, Ident
 from dataflare.engine.deploy import Worker, deployed, widened
 from dataflare.engine.discovery import Finder, interval_of
 from dataflare.engine.metrics import JobMetrics
+from dataflare.engine.pace import Pace
 from dataflare.engine.pool import SPARE_THREADS, ThreadPool
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.taps import Taps
@@ -71,7 +72,7 @@ class Ending(Struct, frozen=True):
 
 class Attempt:
     """Built for one start; `run` is called once. scratch: a folder for files that it needs only while it lives;
-    None: the store's."""
+    None: the store's. paces: by step, how fast it may go; they live as long as the run."""
 
     def __init__(
         self,
@@ -85,7 +86,9 @@ class Attempt:
         retries: Retries | None = None,
         *,
         scratch: Path | None = None,
+        paces: Mapping[str, Pace] | None = None,
     ) -> None:
+        self._paces = paces or {}
         self.plan, self.settings, self.start, self.store = plan, settings, start, store
         self.metrics, self.committers = metrics, committers
         self.pool = ThreadPool(settings.resources.threads + SPARE_THREADS)
@@ -133,6 +136,8 @@ class Attempt:
                 known.alive,
                 known.spent,
                 lived_s=known.lived_s,
+                rate=str(pace) if (pace := self._paces.get(stage.name)) else None,
+                rate_used_s=pace.used_s if pace else 0.0,
             )
         for task in self.tasks:
             view = views[task.spec.stage.id]
@@ -305,6 +310,7 @@ class Attempt:
             self.retries,
             coordinator,
             self._scratch,
+            self._paces,
         )
         for spec in deployed(self.plan, self.start.manifest, self.start.epoch, self.start.state):
             worker.connect(spec)

@@ -25,6 +25,7 @@ _SMOOTHING = 0.2
 
 class _Task(Struct):
     window: float
+    rows_max: int | None = None
     outstanding: int = 0
     rows_per_s: float | None = None
     cost: BatchCost = field(default_factory=BatchCost)
@@ -68,6 +69,10 @@ class BackpressureController:
             refilled_at=self._clock(),
         )
 
+    def limit(self, task: str, rows_max: int) -> None:
+        """No more rows than this are on their way to the task, except that each channel owns credit for one batch."""
+        self._tasks[task].rows_max = rows_max
+
     def request_credits(self, task: str, rows: int, *, own: bool = False) -> int:
         """Credits for a batch of `rows` on its way to `task`: all of them, or 0 for "wait".
 
@@ -104,7 +109,9 @@ class BackpressureController:
 
     def window(self, task: str) -> int:
         """Rows that may be on their way to the task now."""
-        window = self._tasks[task].window
+        window, rows_max = self._tasks[task].window, self._tasks[task].rows_max
+        if rows_max is not None:
+            return rows_max
         if self.mode == "adaptive" and self.memory_pressure > self.memory_threshold:
             room = max(0.0, 1.0 - self.memory_pressure) / max(1e-9, 1.0 - self.memory_threshold)
             window = self.min_credits + (window - self.min_credits) * room

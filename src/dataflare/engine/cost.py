@@ -9,6 +9,33 @@ _OVERHEADS = 4
 """A batch is not made so small that its overhead is more than one in so many parts of its time."""
 
 
+_ROW_BYTES = 100.0
+"""Of rows of which none was seen yet."""
+
+
+class Weight:
+    """How many bytes a row has, learned from the batches that went by."""
+
+    def __init__(self) -> None:
+        self._rows = self._bytes = 0.0
+
+    def record(self, rows: int, num_bytes: int) -> None:
+        """A batch of `rows` has `num_bytes`."""
+        if rows and num_bytes:
+            self._rows = self._rows * _FORGET + rows
+            self._bytes = self._bytes * _FORGET + num_bytes
+
+    def rows_of(self, num_bytes: float) -> float:
+        return num_bytes / self._row_bytes
+
+    def bytes_of(self, rows: float) -> float:
+        return rows * self._row_bytes
+
+    @property
+    def _row_bytes(self) -> float:
+        return self._bytes / self._rows if self._rows else _ROW_BYTES
+
+
 class BatchCost:
     """A batch of `rows` takes `a + b * rows` seconds: least squares with exponential forgetting."""
 

@@ -29,6 +29,8 @@ from dataflare.engine.lookup_tables import load_tables
 from dataflare.engine.messages import Control, Deploy, Inlet, Outlet
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.operating import ChunkFolder, Operating, refuse_other_layout, share_of
+from dataflare.engine.pace import Pace, Paces
+from dataflare.engine.paced_writing import PacedWriting
 from dataflare.engine.pool import ThreadPool
 from dataflare.engine.queries import LookupTables
 from dataflare.engine.reading import Reading
@@ -177,7 +179,10 @@ class Worker:
         retries: Retries,
         control: Control,
         scratch: Path,
+        paces: Mapping[str, Pace] | None = None,
     ) -> None:
+        """paces: by step, how fast it may go."""
+        self._paces = Paces(plan, paces or {})
         self.plan, self.settings, self.identity = plan, settings, identity
         self.store, self.pool, self.metrics = store, pool, metrics
         self.errors, self.retries, self.control = errors, retries, control
@@ -206,6 +211,9 @@ class Worker:
         """Know one more task, and where its rows will arrive."""
         self._specs.append(spec)
         self._inboxes[spec.task] = Inbox(spec.task, self.controller, self.budget)
+        pace = self._paces.of(spec.stage)
+        if pace is not None:
+            self.controller.limit(spec.task, pace.rows_at_once)
 
     async def deploy(self) -> None:
         """Make the tasks, when all are connected. Those that were made are in `tasks` after an error too."""
@@ -269,6 +277,7 @@ class Worker:
             metrics=self.metrics.of_task(spec.stage.name),
             control=self.control,
             taps=self.taps,
+            paces=self._paces.behind(spec.stage),
             letters=partial(letters, run_id=self.identity.run_id, attempt=self.identity.attempt),
         )
 
@@ -298,6 +307,9 @@ class Worker:
         # Many writers connect with their first rows.
         writer = await retrying.call(opening, is_counted=lambda: False)
         run_id = (stage.run_column, self.identity.run_id) if stage.run_column else None
+        pace = self._paces.of(stage)
+        if pace is not None:
+            return PacedWriting(pace, writer, on_error, retrying, run_id)
         return Writing(writer, on_error, retrying, run_id)
 
     def _reading(self, stage: Stage) -> Reading:
@@ -316,6 +328,7 @@ class Worker:
             flying_bytes_max=int(self.settings.resources.memory * _FLYING_SHARE / readers),
             drift=self._drift,
             turns=self._turns_of(stage),
+            pace=self._paces.of(stage),
         )
 
     def _turns_of(self, stage: Stage) -> asyncio.Semaphore | None:

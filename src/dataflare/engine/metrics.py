@@ -60,6 +60,11 @@ class StepMetrics(Struct):
         before = self.left_out.setdefault(path, LeftOut(0, found.place))
         before.rows += found.rows
 
+    def warn(self, warnings: Mapping[str, int]) -> None:
+        """Add warnings, with the number of rows that each is about."""
+        for warning, rows in warnings.items():
+            self.warnings[warning] = self.warnings.get(warning, 0) + rows
+
     def add(self, other: StepMetrics) -> None:
         """Add the counts of another task."""
         self.add_in(other.rows_in)
@@ -78,8 +83,7 @@ class StepMetrics(Struct):
         self.watermark_us = min(marks, default=None)
         if other.kept_bytes is not None:
             self.kept_bytes = other.kept_bytes
-        for warning, rows in other.warnings.items():
-            self.warnings[warning] = self.warnings.get(warning, 0) + rows
+        self.warn(other.warnings)
         for path, found in other.left_out.items():
             self.leave_out(path, found)
         for rule, count in other.shares.items():

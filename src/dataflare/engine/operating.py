@@ -128,6 +128,7 @@ class Operating(Body):
         while not self.task.unwanted:
             if self.task.is_root:
                 await self.task.cut_if_asked()
+                await self.task.hold_back()
             outcome = await self.task.pool.submit(self._next_result, results)
             if outcome is None:
                 return

@@ -21,11 +21,12 @@ from msgspec.structs import replace
 from dataflare.checkpoint.manifest import SplitState
 from dataflare.engine import new_fields
 from dataflare.engine.batcher import AdaptiveBatcher
+from dataflare.engine.chunk_sizes import ChunkSizes
 from dataflare.engine.clocks import Drift, SplitClock
 from dataflare.engine.computing import Computing, searched
-from dataflare.engine.cost import BatchCost
 from dataflare.engine.futures import abandon, first_of
 from dataflare.engine.messages import Assign, Fail, Share, Wait
+from dataflare.engine.pace import Pace
 from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.reopening import ReopeningReader
 from dataflare.engine.segments import Outcome, SegmentRunner
@@ -46,9 +47,6 @@ from dataflare.sdk.source import (
 
 T = TypeVar("T")
 
-_FIRST_BYTES, _FIRST_BYTES_OUT, _LARGE_BYTES = 256 << 10, 8 << 10, 64 << 20
-"""Of chunks. How long a function of the user, or another system, takes for a row is not known beforehand."""
-
 _TURN_S = 0.005
 
 _LAST_READ_S = 3.0
@@ -61,7 +59,7 @@ class Reading(Body):
 
     runners: the chain behind each stream of the source that is read; None is that of a source without streams. run_key: what row keys begin with. schema_change: what happens to fields that the columns lack;
     None where no destination would get them. flying_bytes_max: while work on chunks takes so many bytes, no
-    more are read. turns: taken while a split is read.
+    more are read. turns: taken while a split is read. pace: how fast rows may leave.
     """
 
     def __init__(
@@ -77,7 +75,9 @@ class Reading(Body):
         flying_bytes_max: int = sys.maxsize,
         drift: Drift | None = None,
         turns: asyncio.Semaphore | None = None,
+        pace: Pace | None = None,
     ) -> None:
+        self._pace = pace or Pace()
         self._turns, self._flying_bytes_max = turns, flying_bytes_max
         self.connector, self.batcher, self._runners = connector, batcher, runners
         self._calls_out = any(runner.calls_out for runner in runners.values())
@@ -87,14 +87,12 @@ class Reading(Body):
         self._split: Split | None = None
         self._position: Position | None = None
         self._reading: asyncio.Task[Any] | None = None
-        self._found = asyncio.Event()
-        self._drift = drift or Drift()
+        self._found, self._drift = asyncio.Event(), drift or Drift()
         self._clock = SplitClock(None, self._drift, "")
         self._all_open = self._is_idle = self._is_silent = False
         self._told_us: int | None = None
-        self._gave_rows_at = self._row_bytes = 0.0
-        self._largest = _FIRST_BYTES_OUT if self._calls_out else _FIRST_BYTES
-        self._cost = BatchCost()
+        self._gave_rows_at = 0.0
+        self._sizes = ChunkSizes(calls_out=self._calls_out, pace=self._pace)
         capabilities = connector.capabilities()
         self._reads_to_end = connector.carries() and capabilities.bounded
         works = capabilities.bounded and not capabilities.paced
@@ -104,6 +102,7 @@ class Reading(Body):
     def begin(self) -> None:
         stamps = [runner.stamp for runner in self._runners.values() if runner.stamp is not None]
         self._clock = SplitClock(stamps[0] if stamps else None, self._drift, self.task.id)
+        self._paced = self._pace.is_limit or bool(self.task.paces.paces)
         self._computing = {
             stream: Computing(
                 self._step(stream), runner, self._run_key, self._schema_change, self._split_now
@@ -214,9 +213,7 @@ class Reading(Body):
         finally:
             await reader.aclose()
         self.may_cut = True
-        warnings = self.task.metrics.step(self.task.name).warnings
-        for warning, rows in reader.warnings.items():
-            warnings[warning] = warnings.get(warning, 0) + rows
+        self.task.metrics.step(self.task.name).warn(reader.warnings)
         time = self._clock.event_time_us
         self._done.append(SplitState(self._split, self._position, ended, None if ended else time))
         self._split = None
@@ -233,13 +230,23 @@ class Reading(Body):
             and (moved := self._clock.runs_ahead()) is not None
         ):
             await self._waiting(moved.wait())
+        while self._paced and self.may_cut and (held_s := self.task.paces.held_s()) > 0:
+            await self._paused(held_s)
         if self._is_cancelled:
             raise _Cancelled
 
-    async def _waiting(self, awaited: Awaitable[T], *, doing: Doing = Doing.WAITING) -> T:
+    async def _paused(self, seconds: float) -> None:
+        """Wait because of a rate. A split that waits so is not idle."""
+        await self.task.cut_if_asked()
+        await self._waiting(asyncio.sleep(seconds), doing=Doing.BLOCKED, may_idle=False)
+        self._gave_rows_at = asyncio.get_running_loop().time()
+
+    async def _waiting(
+        self, awaited: Awaitable[T], *, doing: Doing = Doing.WAITING, may_idle: bool = True
+    ) -> T:
         """Wait where the task may be cut, until no step needs more rows."""
         self._reading = asyncio.current_task()
-        timer = self._idle_timer()
+        timer = self._idle_timer() if may_idle else None
         try:
             return await self.task.waiting(awaited, doing=doing)
         except asyncio.CancelledError:
@@ -328,7 +335,9 @@ class Reading(Body):
                 num_bytes = sum(chunk.work_bytes or chunk.num_bytes for chunk, _ in flying)
                 room = len(flying) < flying_max and num_bytes < self._flying_bytes_max
                 if reading is None and not ended and (room or not flying):
-                    reading = asyncio.ensure_future(reader.read_chunk(self._bytes_max()))
+                    reading = asyncio.ensure_future(
+                        reader.read_chunk(self._sizes.bytes_max(self.task))
+                    )
                 waiting: list[asyncio.Future[Any]] = [f for _, f in list(flying)[:1]]
                 if reading is not None:
                     waiting.append(reading)
@@ -348,7 +357,9 @@ class Reading(Body):
                     except new_fields.NewFieldsFound as signal:
                         await self._stand_at(signal.found, reader, reading, [f for _, f in flying])
                     if outcome.head_rows and chunk.num_bytes:
-                        self._learn(chunk.num_bytes, outcome.head_rows, outcome.seconds)
+                        self._sizes.learn(chunk.num_bytes, outcome.head_rows, outcome.seconds)
+                    if self._paced:
+                        await self._paused(self._pace.take(outcome.rows_at_least, chunk.num_bytes))
                     event_time_us = await self._let_out(outcome, chunk.num_bytes, chunk.parents)
                     self._stand_behind(chunk.position, chunk.may_cut)
                     self._advance(event_time_us, outcome.head_rows)
@@ -359,23 +370,6 @@ class Reading(Body):
             self._position = reader.end()
         finally:
             await abandon([reading] if reading is not None else [], [f for _, f in flying])
-
-    def _bytes_max(self) -> int | None:
-        """How large the next chunk should be at most. The first ones are small, and ever larger, until it is known
-        how fast the steps behind are."""
-        rows = self.task.timely_rows() if self._row_bytes else None
-        if rows is None:
-            return self._largest if self._largest < _LARGE_BYTES else None
-        return max(1, min(self._largest, int(rows * self._row_bytes)))
-
-    def _learn(self, num_bytes: int, rows: int, seconds: float) -> None:
-        """A chunk took so long here. The next ones may be twice as large, if they take no longer than `TIMELY_S`."""
-        self._cost.record(rows, seconds)
-        self._row_bytes = num_bytes / rows
-        self._largest = min(2 * self._largest, _LARGE_BYTES)
-        timely = self._cost.timely_rows()
-        if timely is not None:
-            self._largest = max(1, min(self._largest, int(timely * self._row_bytes)))
 
     async def _stand_at(
         self,
@@ -427,6 +421,8 @@ class Reading(Body):
             start = reader.position
             self.last_read_s = _LAST_READ_S if self._forgets else 0.0
             rows_max = self._rows_max()
+            if self._paced:
+                await self._paused(self._pace.take(rows_max))
             try:
                 batch = await self._waiting(reader.read_batch(rows_max), doing=self._reads)
             except EndOfSplit:
@@ -436,6 +432,8 @@ class Reading(Body):
                 self.last_read_s = 0.0
             if batch.num_rows * 2 >= rows_max:
                 self.task.clock.last_was(Doing.BUSY)  # the rows were there
+            if self._paced:
+                self._pace.gave(rows_max, batch.num_rows, batch.num_bytes)
             position, self._clock.holds = reader.position, reader.holds_time
             assert position is not None
             told = batch if isinstance(batch, SourceBatch) else None
@@ -474,6 +472,8 @@ class Reading(Body):
     def _rows_max(self) -> int:
         """How many rows to read next: as many as the steps behind do soon, where those are slow."""
         rows = self.batcher.batch_size()
+        if self._paced:
+            rows = self.task.paces.rows_at_once(min(rows, self._pace.rows_at_once))
         if rows < INLINE_ROWS:
             return rows
         if self._calls_out and not self.batcher.metrics.batches_total:

@@ -83,6 +83,11 @@ class Outcome(Struct):
     def count_errors(self, step: str, rows: int) -> None:
         self.errors[step] = self.errors.get(step, 0) + rows
 
+    @property
+    def rows_at_least(self) -> int:
+        """How many rows entered; where that is not known, how many leave."""
+        return self.head_rows or sum(frame.height for _, frame in self.frames)
+
     def add(self, other: Outcome) -> None:
         """Append another outcome. The caller counts its `head_rows` and `seconds`."""
         self.frames.extend(other.frames)

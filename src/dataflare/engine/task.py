@@ -24,6 +24,7 @@ from dataflare.engine.exchange import split_by_key
 from dataflare.engine.gate import Cut, Ended, Rows, Time
 from dataflare.engine.messages import Checkpoint, Control, Deploy, Fail, Found, Opened, Share
 from dataflare.engine.metrics import TaskMetrics
+from dataflare.engine.pace import PacesBehind
 from dataflare.engine.pool import ThreadPool
 from dataflare.engine.segments import Outcome
 from dataflare.engine.taps import Taps
@@ -106,6 +107,9 @@ class Body(ABC):
         """The share of an epoch. Where not `cuts_at_once`."""
         raise NotImplementedError
 
+    def asked(self) -> None:
+        """A barrier is on its way."""
+
     def opened(self) -> None:
         """Every split of its source is read or was read."""
 
@@ -148,6 +152,7 @@ class Task:
         control: Control,
         letters: Callable[[Sequence[pl.DataFrame]], pl.DataFrame],
         taps: Taps | None = None,
+        paces: PacesBehind | None = None,
     ) -> None:
         self.spec, self.body = spec, body
         self.id, self.name, self.subtask = spec.task, spec.stage.name, spec.subtask
@@ -174,7 +179,7 @@ class Task:
         self.clock = metrics.times.clock
         self.read_at_s = 0.0
         self.trace = TaskTrace.of_run(self.name, "write" if spec.stage.destination else "process")
-        self.taps = taps
+        self.taps, self.paces = taps, paces or PacesBehind()
         body.task = self
         inbox.receiver = self
         for output in outputs:
@@ -264,6 +269,11 @@ class Task:
                 least = rows if least is None else min(least, rows)
         return None if least is None else max(1, int(least))
 
+    async def hold_back(self) -> None:
+        """Let nothing new out until the destinations behind may have it. A barrier does not wait for that."""
+        while not self.unwanted and (held_s := self.paces.held_s()) > 0:
+            await self.waiting(asyncio.sleep(held_s), doing=Doing.BLOCKED)
+
     async def take(self, rows: Rows) -> None:
         self.rows_taken += rows.batch.num_rows
         self.read_at_s = rows.batch.read_at_s
@@ -329,6 +339,7 @@ class Task:
         if asked.barrier.epoch <= self._answered_epoch:
             return
         self._asked = asked
+        self.body.asked()
         if self.is_root and not self._has_ended and self._waits and self.body.cuts_at_once:
             if asked.stops and self.body.last_read_s:
                 loop = asyncio.get_running_loop()

@@ -328,9 +328,8 @@ class _Run:
         return now
 
     def _timer(self) -> asyncio.TimerHandle | None:
-        if self.options.for_s is None:
-            return None
-        return asyncio.get_running_loop().call_later(self.options.for_s, self.stop.set)
+        for_s, loop = self.options.for_s, asyncio.get_running_loop()
+        return None if for_s is None else loop.call_later(for_s, self.stop.set)
 
     async def _open(self, plan: Plan) -> tuple[dict[str, Committer], Identity]:
         """The committers of an attempt, and its identity."""
@@ -428,6 +427,7 @@ class _Run:
             policies_of(self.workflow),
             self.retries,
             scratch=scratch_of(self.workflow, store),
+            paces=self.watch.paces,
         )
         self.watch.begin_attempt(attempt)
         reporting = asyncio.ensure_future(self._report(attempt))

@@ -19,6 +19,7 @@ from dataflare.jobs.closing import told_of
 from dataflare.jobs.counting import metrics_of
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.progress import Reporter
+from dataflare.jobs.rates import paces_of
 from dataflare.jobs.recording import Recorder, hidden_columns
 from dataflare.jobs.tapping import tap_of
 from dataflare.observability.alerts import Alerts, Event
@@ -76,6 +77,7 @@ class Watch:
         self.metrics: JobMetrics = metrics_of(workflow)
         if any(rule.fails for rule in workflow.alerts):
             self.metrics.judge_shares = self._judge_shares
+        self.paces = paces_of(workflow)
         self._reporter = Reporter(self.metrics, self._options.listener)
         self._breakers = circuit_breakers(workflow, self._held_back, self._let_through)
         self.retries = Retries(
@@ -90,6 +92,7 @@ class Watch:
         """The same workflow with more tables."""
         self.workflow = workflow
         self.metrics.add_steps(metrics_of(workflow))
+        self.paces = paces_of(workflow, self.paces)
         self.retries.add(retry_policies(workflow))
 
     @property

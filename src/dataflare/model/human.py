@@ -64,3 +64,12 @@ def clock(seconds: float) -> str:
     minutes, second = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{second:02}" if hours else f"{minutes}:{second:02}"
+
+
+def highest_rate(rows_per_s: float | None, bytes_per_s: float | None) -> str:
+    """`100 rows/s`, `0.1 rows/s and 10 MB/s`. None: no limit of that kind."""
+    rows = None if rows_per_s is None else f"{rows_per_s:g} rows/s"
+    if rows_per_s is not None and rows_per_s >= 100:
+        rows = rate(rows_per_s)
+    limits = [rows, None if bytes_per_s is None else f"{size(bytes_per_s)}/s"]
+    return " and ".join(limit for limit in limits if limit is not None)

@@ -1,6 +1,6 @@
 """Durations, sizes and rates as users write them: `250ms 10s 5m 1h 7d`, `64MiB`, `10000/s`.
 
-`Duration` (float seconds), `Size` (int bytes), `Rate` (float per second) and `Moment` (a time, in UTC if it has
+`Duration` (float seconds), `Size` (int bytes), `Rate` and `ByteRate` (float per second) and `Moment` (a time, in UTC if it has
 no zone) are field types for Pydantic models; the functions below need no Pydantic. Always true: a number without a unit is
 refused because it is ambiguous (0 is allowed); a value is never negative. A duration is a whole number of
 microseconds, `round(seconds * 1_000_000)` is exactly this number, and it is at most DURATION_MAX_US, so that
@@ -50,6 +50,7 @@ DURATION_MAX_US = 3_652_059 * 86_400 * _MICROS
 DURATION_EXPECTED = "a duration such as 250ms, 10s, 5m, 1h or 7d"
 SIZE_EXPECTED = "a size such as 512KiB, 64MiB or 2GiB"
 RATE_EXPECTED = "a rate such as 10/s or 10000/s"
+BYTE_RATE_EXPECTED = "a rate of bytes such as 512KiB/s or 10MiB/s"
 
 
 def parse_duration(text: str) -> float:
@@ -110,6 +111,17 @@ def parse_rate(text: str) -> float:
     return float(Decimal(match.group(1)) / _SECONDS[match.group(2)])
 
 
+def parse_byte_rate(text: str) -> float:
+    """Bytes per second, of a rate such as `10MiB/s`. Raises ValueError."""
+    size, slash, unit = text.strip().rpartition("/")
+    if not slash or unit.strip() not in _SECONDS or _SIZE.fullmatch(size.strip()) is None:
+        raise ValueError(f"expected {BYTE_RATE_EXPECTED}")
+    num_bytes = parse_size(size)
+    if not num_bytes:
+        raise ValueError(f"expected {BYTE_RATE_EXPECTED}")
+    return float(num_bytes / _SECONDS[unit.strip()])
+
+
 def _from_text(parse: Any, expected: str) -> Any:
     def validate(value: Any) -> Any:
         if type(value) is int and value == 0:
@@ -148,9 +160,18 @@ Size = Annotated[
 ]
 """A field of bytes, written `64MiB`."""
 
+RATE_PATTERN = r"^\s*[0-9]+(\.[0-9]+)?\s*/\s*(us|ms|s|m|h|d)$"
 Rate = Annotated[
     float,
     _from_text(parse_rate, RATE_EXPECTED),
-    _schema(r"^\s*[0-9]+(\.[0-9]+)?\s*/\s*(us|ms|s|m|h|d)$", RATE_EXPECTED, zero=False),
+    _schema(RATE_PATTERN, RATE_EXPECTED, zero=False),
 ]
 """A field of events per second, written `10000/s`."""
+
+BYTE_RATE_PATTERN = r"^\s*[0-9]+(\.[0-9]+)?\s*[KMGTkmgt]?i?[Bb]\s*/\s*(us|ms|s|m|h|d)$"
+ByteRate = Annotated[
+    float,
+    _from_text(parse_byte_rate, BYTE_RATE_EXPECTED),
+    _schema(BYTE_RATE_PATTERN, BYTE_RATE_EXPECTED, zero=False),
+]
+"""A field of bytes per second, written `10MiB/s`."""

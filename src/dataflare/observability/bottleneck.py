@@ -9,6 +9,8 @@ from msgspec import Struct
 from dataflare.observability.times import Spent
 from dataflare.observability.view import RunView, StageView
 
+_AT_RATE = 0.8
+"""A step whose `rate` is used for this share of the time would be faster without it."""
 _BUSY = 0.5
 """A run in which no stage works for this share of the time waits for its input."""
 
@@ -39,6 +41,9 @@ def bottleneck(now: RunView, before: RunView | None = None) -> Bottleneck | None
     lived = _lived_since(now.stages, before)
     lasted_s = now.elapsed_s - (before.elapsed_s if before is not None else 0.0)
     lasted_s = max(lasted_s, *lived.values(), 0.001)
+    paced = _at_its_rate(now.stages, before, lasted_s)
+    if paced is not None:
+        return paced
     shares = {
         stage.name: spent[stage.name].busy_s / total[stage.name] * lived[stage.name] / lasted_s
         for stage in stages
@@ -50,6 +55,19 @@ def bottleneck(now: RunView, before: RunView | None = None) -> Bottleneck | None
         return Bottleneck(None, share, waited)
     reason = _reason(busiest, share, now, spent)
     return Bottleneck(busiest.name, share, reason, _named(busiest))
+
+
+def _at_its_rate(
+    stages: Sequence[StageView], before: RunView | None, lasted_s: float
+) -> Bottleneck | None:
+    """A stage that goes as fast as its `rate` lets it."""
+    earlier = {stage.name: stage.rate_used_s for stage in before.stages} if before else {}
+    for stage in stages:
+        share = (stage.rate_used_s - earlier.get(stage.name, 0.0)) / lasted_s
+        if stage.rate is not None and share >= _AT_RATE:
+            reason = f"held to its rate of {stage.rate}"
+            return Bottleneck(stage.name, min(share, 1.0), reason, _named(stage))
+    return None
 
 
 def _named(stage: StageView) -> str:

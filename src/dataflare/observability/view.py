@@ -44,7 +44,8 @@ class StepView(Struct):
 
 class StageView(Struct):
     """Steps that run as one, named after the first. tasks: its parallel copies; alive: those that have not ended.
-    queued_rows: on their way to it. lived_s: how long the longest of its tasks lived."""
+    queued_rows: on their way to it. lived_s: how long the longest of its tasks lived. rate: the highest that its step may have, in
+    words; rate_used_s: how long it had this rate, with its parts added up."""
 
     name: str
     kind: str
@@ -55,6 +56,8 @@ class StageView(Struct):
     queued_rows: int = 0
     state_bytes: int = 0
     lived_s: float = 0.0
+    rate: str | None = None
+    rate_used_s: float = 0.0
 
 
 class EdgeView(Struct):

@@ -32,6 +32,7 @@ from dataflare.planner.graph import (
 )
 from dataflare.planner.guarantees import Guarantee
 from dataflare.planner.physical import PhysicalPlan, Stage
+from dataflare.planner.rate_notes import rate_notes
 from dataflare.planner.whole_changes import whole_changes_notes
 from dataflare.planner.written_as import partial_results, unread_kinds
 from dataflare.sdk.source import SourceConnector
@@ -90,6 +91,7 @@ def view(
                 "notes": [
                     *lines,
                     *workflow_notes.get(node.id, ()),
+                    *rate_notes(workflow, node.id),
                     *filter(None, [doubts.get(node.step.partition(".")[0])]),
                     *notes.get(node.id, []),
                     *(told[name] for name in dict.fromkeys((node.id, node.step)) if name in told),

@@ -10,6 +10,7 @@ from dataflare.workflow.settings import ErrorHandling, Settings
 
 _STEP = ("type", "inputs", "config", "error_handling", "description")
 _SOURCE = ("schema", "event_time")
+_END = ("rate",)
 
 
 def help_in_config(key: str, known: Iterable[str]) -> str | None:
@@ -18,6 +19,8 @@ def help_in_config(key: str, known: Iterable[str]) -> str | None:
         return f"'{key}' belongs to the step: write it beside 'config', not in it"
     if key in _SOURCE:
         return f"'{key}' belongs to the source: write it beside 'config', not in it"
+    if key in _END:
+        return f"'{key}' belongs to a source or a destination: write it beside 'config', not in it"
     if key in ErrorHandling.model_fields:
         return f"'{key}' belongs in 'error_handling', beside 'config': {_handling(key)}"
     return did_you_mean(key, known) or _in_settings(key)
@@ -27,7 +30,7 @@ def help_in_step(key: str, known: Iterable[str], kind: str, type_: object) -> st
     """The help for an unknown key in a step. kind: source, transformation or destination."""
     if key in ErrorHandling.model_fields:
         return f"'{key}' belongs in 'error_handling': {_handling(key)}"
-    options = _options(kind, type_) if isinstance(type_, str) else ()
+    options = options_of(kind, type_) if isinstance(type_, str) else ()
     if key in options:
         return f"'{key}' is an option of '{type_}': write it in 'config'"
     if similar_key := did_you_mean(key, known):
@@ -56,7 +59,7 @@ def _in_settings(key: str) -> str | None:
     return f"'{key}' is a setting of the whole workflow: write it in 'settings'"
 
 
-def _options(kind: str, type_: str) -> set[str]:
+def options_of(kind: str, type_: str) -> set[str]:
     """The keys of a type's config. Empty for a type that is unknown or not installed; another check
     reports that."""
     try:

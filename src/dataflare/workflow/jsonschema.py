@@ -13,13 +13,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dataflare.model.units import BYTE_RATE_PATTERN, RATE_PATTERN
 from dataflare.observability.notifiers import KINDS
 from dataflare.resilience.policy import RetryPolicy
 from dataflare.sdk.streams import PLACES
 from dataflare.workflow.alerts import AlertRule
 from dataflare.workflow.build import VERSION
 from dataflare.workflow.form import NAME_MAX
-from dataflare.workflow.settings import ErrorHandling, EventTime, Settings
+from dataflare.workflow.settings import ErrorHandling, EventTime, RateLimit, Settings
 
 Json = dict[str, Any]
 
@@ -40,7 +41,7 @@ def json_schema(
 ) -> Json:
     """The schema, draft 2020-12, from the config models of all types by name."""
     defs: Json = {"variable": _variable(), "inputs": _inputs()}
-    for model in (Settings, ErrorHandling, EventTime, RetryPolicy, AlertRule):
+    for model in (Settings, ErrorHandling, EventTime, RateLimit, RetryPolicy, AlertRule):
         defs[model.__name__] = _model(model, model.__name__, defs)
     for kind, notifier in KINDS.items():
         defs[f"notifier.{kind}"] = _model(notifier, f"notifier.{kind}", defs)
@@ -56,13 +57,15 @@ def json_schema(
                 "additionalProperties": {"type": "string", "examples": ["int64", "string"]},
             },
             "event_time": {"$ref": "#/$defs/EventTime"},
+            "rate": _rate(),
         },
     )
     inputs = {"inputs": {"$ref": "#/$defs/inputs"}}
     defs["transformation"] = _step(
         "transformation", "What happens to rows on the way.", step_types, defs, inputs
     )
-    defs["destination"] = _step("destination", "Where rows go.", destination_types, defs, inputs)
+    paced = {**inputs, "rate": _rate()}
+    defs["destination"] = _step("destination", "Where rows go.", destination_types, defs, paced)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "DataFlare workflow",
@@ -177,6 +180,15 @@ def _inputs() -> Json:
     return {
         "description": "The steps it reads, or one output of a step: step.output.",
         "anyOf": [name, {"type": "array", "items": name, "minItems": 1}],
+    }
+
+
+def _rate() -> Json:
+    rows = {"type": "string", "pattern": RATE_PATTERN, "examples": ["1000/s"]}
+    size = {"type": "string", "pattern": BYTE_RATE_PATTERN, "examples": ["10MiB/s"]}
+    return {
+        "description": "The highest rate of rows, of bytes, or of both.",
+        "anyOf": [rows, size, {"$ref": "#/$defs/RateLimit"}, _VARIABLE],
     }
 
 

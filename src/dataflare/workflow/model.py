@@ -23,7 +23,7 @@ from dataflare.workflow.fingerprint import fingerprint
 from dataflare.workflow.nodes import SpotMap, key_spot_of, spot_of
 from dataflare.workflow.params import Parameter
 from dataflare.workflow.places import place_of
-from dataflare.workflow.settings import ErrorHandling, EventTime, Settings
+from dataflare.workflow.settings import ErrorHandling, EventTime, RateLimit, Settings
 from dataflare.workflow.shown import shown
 
 
@@ -42,7 +42,7 @@ class Step(Discreet, frozen=True, kw_only=True):
     """One step. config: plain values; its strings are SourceText. spot: of the step's key.
 
     error_handling: the step's own merged over that of the settings, with a `retry_policy` of its config.
-    was: its name in a savepoint. node: the step as it was written, for places.
+    was: its name in a savepoint. rate: of a source or a destination, the highest that it may have. node: the step as it was written, for places.
     """
 
     hidden = ("config", "node")
@@ -52,6 +52,7 @@ class Step(Discreet, frozen=True, kw_only=True):
     config: SpotMap = field(default_factory=SpotMap)
     description: str | None = None
     was: str | None = None
+    rate: RateLimit | None = None
     error_handling: ErrorHandling = field(default_factory=ErrorHandling)
     spot: Spot | None = None
     node: SpotMap = field(default_factory=SpotMap)
@@ -242,6 +243,8 @@ def _step_json(step: AnyStep) -> dict[str, Any]:
             value["schema"] = step.schema.to_json()
         if step.event_time is not None:
             value["event_time"] = step.event_time.model_dump(mode="json")
+    if step.rate is not None:
+        value["rate"] = shown(step.node["rate"])
     if "error_handling" in step.node:
         value["error_handling"] = shown(step.node["error_handling"])
     return value

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from dataflare.model.types import RESERVED
-from dataflare.model.units import Duration, Size
+from dataflare.model.units import ByteRate, Duration, Rate, Size, parse_byte_rate, parse_rate
 from dataflare.resilience.policy import RetryPolicy
 
 Guarantee = Literal["exactly_once", "effectively_once", "at_least_once", "at_most_once"]
@@ -258,6 +258,27 @@ class ErrorHandling(_Model):
             if not (name in retries and fields_set & retries)
         }
         return self.model_copy(update=merged)
+
+
+class RateLimit(_Model):
+    """The highest rate of a source or a destination."""
+
+    rows: Rate | None = Field(default=None, description="rows, such as 1000/s")
+    bytes: ByteRate | None = Field(default=None, description="bytes of rows, such as 10MiB/s")
+
+    @model_validator(mode="after")
+    def _limits(self) -> RateLimit:
+        if self.rows is None and self.bytes is None:
+            raise ValueError("give 'rows', 'bytes' or both")
+        return self
+
+    @classmethod
+    def of_text(cls, text: str) -> RateLimit:
+        """From `1000/s`, or `10MiB/s`. Raises ValueError."""
+        size = text.partition("/")[0].strip()
+        if size.endswith(("B", "b")):
+            return cls.model_construct(rows=None, bytes=parse_byte_rate(text))
+        return cls.model_construct(rows=parse_rate(text), bytes=None)
 
 
 class EventTime(_Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any, TypeVar
 
@@ -14,12 +15,15 @@ from dataflare.workflow.form import NAME_MAX, Form, better_name, short
 from dataflare.workflow.model import DestinationStep, InputRef, SourceStep, TransformationStep
 from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved, key_spot_of, spot_of
 from dataflare.workflow.params import read_type
-from dataflare.workflow.settings import ErrorHandling, EventTime
+from dataflare.workflow.settings import ErrorHandling, EventTime, RateLimit
 
 STEP_KEYS = {
-    "source": ("type", "config", "schema", "event_time", "error_handling", "description", "was"),
+    "source": (
+        *("type", "config", "schema", "event_time", "rate", "error_handling"),
+        *("description", "was"),
+    ),
     "transformation": ("type", "inputs", "config", "error_handling", "description", "was"),
-    "destination": ("type", "inputs", "config", "error_handling", "description", "was"),
+    "destination": ("type", "inputs", "config", "rate", "error_handling", "description", "was"),
 }
 _STEP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _Step = TypeVar("_Step", SourceStep, TransformationStep, DestinationStep)
@@ -105,6 +109,8 @@ class StepReader(Form):
             more["event_time"] = self._event_time(node, owner, name)
         else:
             more["inputs"] = self._inputs(node, owner, spot)
+        if "rate" in STEP_KEYS[word]:
+            more["rate"] = self._rate(node, owner, name)
         return kind(
             name=name,
             type=str(type_),
@@ -174,6 +180,23 @@ class StepReader(Form):
         event_time = self.mapping(node, "event_time", owner=owner)
         event_time_owner = f"'event_time' of {owner}"
         return validated(EventTime, event_time, event_time_owner, WORKFLOW, self.errors, step=step)
+
+    def _rate(self, node: SpotMap, owner: str, step: str) -> RateLimit | None:
+        value = node.get("rate")
+        if value is None or isinstance(value, Unresolved):
+            return None
+        if not isinstance(value, str):
+            if isinstance(value, SpotMap):
+                rate_owner = f"'rate' of {owner}"
+                return validated(RateLimit, value, rate_owner, WORKFLOW, self.errors, step=step)
+        else:
+            with contextlib.suppress(ValueError):
+                return RateLimit.of_text(value)
+        expected = (
+            f"'rate' of {owner} must be such as 1000/s, 10MiB/s or {{rows: 1000/s, bytes: 10MiB/s}}"
+        )
+        self.wrong(expected, spot_of(node, "rate"), value)
+        return None
 
     def _inputs(self, node: SpotMap, owner: str, spot: Spot | None) -> tuple[InputRef, ...]:
         value, place = node.get("inputs"), spot_of(node, "inputs")

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dataflare.errors import WorkflowError
+from dataflare.workflow.belongs import options_of
 from dataflare.workflow.dsl.streams import Stream
 from dataflare.workflow.dsl.workflow import Workflow
 
@@ -96,11 +97,13 @@ class _Writer:
 
     def _source(self, name: str, step: Mapping[str, Any]) -> str:
         more = {key: step[key] for key in ("schema", "event_time") if key in step}
+        more |= _rate(name, "source", step)
         return _call("wf.source", [name, step.get("type")], _connected(step) | more)
 
     def _destination(self, name: str, step: Mapping[str, Any]) -> str:
         first, *others = [self._stream(ref) for ref in _inputs(step)]
         more: dict[str, Any] = {"also": others} if others else {}
+        more |= _rate(name, "destination", step)
         return _call(f"{first}.to", [name, step.get("type")], more | _connected(step))
 
     def _transformation(self, name: str, step: Mapping[str, Any]) -> str:
@@ -172,6 +175,15 @@ def _connected(step: Mapping[str, Any]) -> dict[str, Any]:
         **({"config": config_options} if config_options else {}),
         **_step_options(step),
     }
+
+
+def _rate(name: str, kind: str, step: Mapping[str, Any]) -> dict[str, Any]:
+    """The rate of a source or a destination. For a type with such an option, `rate` is the option."""
+    if "rate" not in step:
+        return {}
+    if "rate" in options_of(kind, str(step.get("type"))):
+        raise _not_expressible(f"step '{name}'", "its type has an option 'rate' of its own")
+    return {"rate": step["rate"]}
 
 
 def _step_options(step: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,7 @@ class Stream:
         config: Mapping[str, Any] | None = None,
         description: str | None = None,
         was: str | None = None,
+        rate: str | Mapping[str, Any] | None = None,
         on_error: OnError | None = None,
         error_handling: Mapping[str, Any] | None = None,
         **options: Any,
@@ -72,15 +73,14 @@ class Stream:
         """Write the rows to a destination; options are its config. Returns the workflow.
 
         type: a name that `dataflare connectors` lists, or your own connector class, which is then
-        registered. also: other streams to write there. config: options with the same names as
+        registered. also: other streams to write there. rate: the highest rate. config: options with the same names as
         parameters of this method.
         """
         step = set_options(
             description=description, was=was, on_error=on_error, error_handling=error_handling
         )
-        self.workflow._connect(
-            "destinations", name, type, {**(config or {}), **options}, step, [self, *also]
-        )
+        options = {**(config or {}), **options}
+        self.workflow._connect("destinations", name, type, options, step, rate, [self, *also])
         return self.workflow
 
     # -- row by row

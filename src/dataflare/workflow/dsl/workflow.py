@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
 from dataflare.errors import ConfigError, WorkflowError, did_you_mean, raise_all
+from dataflare.workflow.belongs import options_of
 from dataflare.workflow.dsl.call_site import CallSite, call_site, pointing_out
 from dataflare.workflow.dsl.functions import is_local_name
 from dataflare.workflow.dsl.outcome import DrawnPlan, Outcome
@@ -132,6 +133,7 @@ class Workflow:
         config: Mapping[str, Any] | None = None,
         description: str | None = None,
         was: str | None = None,
+        rate: str | Mapping[str, Any] | None = None,
         on_error: OnError | None = None,
         error_handling: Mapping[str, Any] | None = None,
         **options: Any,
@@ -139,7 +141,7 @@ class Workflow:
         """Add a source; options are the connector's config.
 
         type: a name that `dataflare connectors` lists, or your own connector class, which is then
-        registered. schema: column to type. config: options with the same names as parameters of this
+        registered. schema: column to type. rate: the highest rate; of a connector with such an option, the option. config: options with the same names as parameters of this
         method.
         """
         step = set_options(
@@ -150,7 +152,7 @@ class Workflow:
             on_error=on_error,
             error_handling=error_handling,
         )
-        self._connect("sources", name, type, {**(config or {}), **options}, step)
+        self._connect("sources", name, type, {**(config or {}), **options}, step, rate)
         return Stream(self, name)
 
     def frame(
@@ -233,12 +235,17 @@ class Workflow:
         connector: Any,
         config: Mapping[str, Any],
         step: dict[str, Any],
+        rate: Any = None,
         reads: Sequence[Stream] = (),
     ) -> None:
         if not isinstance(connector, str):
             from dataflare.sdk.registry import register
 
             connector = register(connector).type
+        if rate is not None and "rate" in options_of(section.removesuffix("s"), connector):
+            config = {**config, "rate": rate}
+        elif rate is not None:
+            step = {**step, "rate": rate}
         inputs = {"inputs": list(reads)} if reads else {}
         self._add(section, name, {"type": connector, **inputs, "config": config, **step})
 
