@@ -144,14 +144,8 @@ class Workflow:
         registered. schema: column to type. rate: the highest rate; of a connector with such an option, the option. config: options with the same names as parameters of this
         method.
         """
-        step = set_options(
-            schema=schema,
-            event_time=event_time,
-            description=description,
-            was=was,
-            on_error=on_error,
-            error_handling=error_handling,
-        )
+        step = set_options(description=description, was=was, on_error=on_error)
+        step |= set_options(schema=schema, event_time=event_time, error_handling=error_handling)
         self._connect("sources", name, type, {**(config or {}), **options}, step, rate)
         return Stream(self, name)
 
@@ -245,7 +239,7 @@ class Workflow:
         if rate is not None and "rate" in options_of(section.removesuffix("s"), connector):
             config = {**config, "rate": rate}
         elif rate is not None:
-            step = {**step, "rate": rate}
+            step["rate"] = rate
         inputs = {"inputs": list(reads)} if reads else {}
         self._add(section, name, {"type": connector, **inputs, "config": config, **step})
 
