@@ -17,6 +17,7 @@ import polars as pl
 from msgspec import Struct
 
 from dataflare.errors import DataError, DataFlareError, InternalError
+from dataflare.model.halves import takes_back
 from dataflare.operators.lookup import Lookup
 from dataflare.resilience.breaker import HeldBack
 from dataflare.resilience.retry import Retrying
@@ -35,14 +36,14 @@ class _Old(Struct):
 
 
 class Answers(Struct):
-    """frame: the batch without rows that are refused. table, index: the rows for its keys. refused: rows
-    whose key has values that cannot be read. stale: how many rows of the batch have answers older than the cache's
+    """table, index: the rows for the keys of a batch. refused: rows whose key has values that cannot be read, without those
+    that take a row back. is_refused: all of them, by their number in the batch; None for none. stale: how many rows of the batch have answers older than the cache's
     ttl, because the system was held back."""
 
-    frame: pl.DataFrame
     table: pl.DataFrame
     index: KeyIndex
     refused: list[Refused]
+    is_refused: pl.Series | None = None
     stale: int = 0
 
 
@@ -80,6 +81,7 @@ class AskedTable:
         wanted = self._remote(frame).drop_nulls().unique(maintain_order=True)
         asked, known = self._split(wanted)
         refused: list[Refused] = []
+        is_refused: pl.Series | None = None
         stale = 0
         if asked.height:
             asked, old, got, errors = self._ask(asked)
@@ -88,14 +90,17 @@ class AskedTable:
                 stale = self._remote(frame).join(old.keys, on=self._keys, how="semi").height
             got = self._conformed(got)
             for place, error in errors.items():
-                is_key = self._has_key(pairs, asked[[place]])
-                refused.append(Refused(frame.filter(is_key), error.message, error.code))
-                frame = frame.filter(~is_key)
+                has_key = frame.select(self._has_key(pairs, asked[[place]])).to_series()
+                rows = frame.filter(has_key & ~takes_back(frame))
+                if rows.height:
+                    refused.append(Refused(rows, error.message, error.code))
+                is_refused = has_key if is_refused is None else is_refused | has_key
             if errors:
                 asked = asked.filter(~pl.int_range(asked.height, eager=True).is_in([*errors]))
             self._remember(asked, got)
             known = pl.concat([known, got])
-        return Answers(frame, known, KeyIndex(known, self._lookup.remote_keys), refused, stale)
+        index = KeyIndex(known, self._lookup.remote_keys)
+        return Answers(known, index, refused, is_refused, stale)
 
     def _ask(
         self, keys: pl.DataFrame

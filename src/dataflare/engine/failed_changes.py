@@ -9,7 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 from dataflare.model.batch import KIND_COLUMN, RowKind
-from dataflare.model.halves import without_rows
+from dataflare.model.halves import takes_back, without_rows
 from dataflare.model.unchanged import UNCHANGED
 
 _DELETE = pl.lit(RowKind.DELETE, pl.UInt8)
@@ -18,6 +18,16 @@ _DELETE = pl.lit(RowKind.DELETE, pl.UInt8)
 def parted(frame: pl.DataFrame, is_bad: pl.Series) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows with a fault, and the others."""
     return frame.filter(is_bad), without_rows(frame, is_bad)
+
+
+def without_answers(frame: pl.DataFrame, is_bad: pl.Series, *, by_key: bool) -> pl.DataFrame:
+    """The rows without those whose lookup has no answer that can be read. What takes a row back needs none: its old answer
+    may have been another one."""
+    is_bad = is_bad & ~takes_back(frame)
+    if not by_key or KIND_COLUMN not in frame.columns:
+        return without_rows(frame, is_bad)
+    _, left = parted_by_key(frame, is_bad, pl.repeat(False, frame.height, eager=True))
+    return left
 
 
 def parted_by_key(

@@ -15,6 +15,7 @@ import polars as pl
 from msgspec import Struct, field
 
 from dataflare.engine.asked_tables import AskedTable
+from dataflare.engine.failed_changes import without_answers
 from dataflare.engine.metrics import JobMetrics, LeftOut, TaskMetrics
 from dataflare.engine.queries import LookupTables, Query, columns_of
 from dataflare.engine.row_errors import RowErrors
@@ -255,8 +256,10 @@ class SegmentRunner:
                 outcome.warnings[told] = outcome.warnings.get(told, 0) + answers.stale
             for refused in answers.refused:
                 self.errors.refused(operator.step, refused, outcome)
-                outcome.counts.append((operator.step, refused.rows.height, 0))
-            given = given if not answers.refused else _rows(answers.frame)
+                if not self.by_key:  # a change by key goes on, as a delete
+                    outcome.counts.append((operator.step, refused.rows.height, 0))
+            if answers.is_refused is not None:
+                given = _rows(without_answers(frame, answers.is_refused, by_key=self.by_key))
             tables = {operator.step: (answers.table, answers.index)}
             query = Query([operator], None, tables, by_key=self.by_key)
             made, _ = self._query(query, given, outcome)

@@ -7,6 +7,13 @@ import polars as pl
 from dataflare.model.batch import KIND_COLUMN, RowKind
 
 
+def takes_back(frame: pl.DataFrame) -> pl.Series:
+    """Which rows take one back: deletes, and the first halves of updates."""
+    if KIND_COLUMN not in frame.columns:
+        return pl.repeat(False, frame.height, dtype=pl.Boolean, eager=True)
+    return frame[KIND_COLUMN].is_in([RowKind.DELETE.value, RowKind.UPDATE_BEFORE.value])
+
+
 def without_rows(frame: pl.DataFrame, is_out: pl.Series) -> pl.DataFrame:
     """The rows that are not out. The half of an update whose other half is out becomes a delete or an insert. The halves
     are adjacent in the frame."""

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from pydantic import Field
 
 from dataflare.errors import ConfigError, ExpressionError, PlanError, did_you_mean
-from dataflare.model.batch import Kinds
+from dataflare.model.batch import KIND_COLUMN, Kinds, RowKind
 from dataflare.model.record import StructABC
 from dataflare.model.types import RESERVED, Schema
 from dataflare.model.types import Field as Column
@@ -160,7 +160,7 @@ class Lookup(RowOperator, StructABC, frozen=True):
         keys = [pl.col(key) for key in self.keys]
         found = pl.map_batches(keys, index.rows, return_dtype=pl.UInt32).alias("__dataflare_found")
         frame = frame.with_columns(found)
-        errors = self._errors(index)
+        errors = self._errors(index, lowering)
         values = [
             pl.lit(table[old]).gather(pl.col("__dataflare_found")).alias(name)
             for name, old in self.added
@@ -169,13 +169,14 @@ class Lookup(RowOperator, StructABC, frozen=True):
             values.append(lowering.column(self.step, errors))
         frame = frame.with_columns(values)
         if self.on_miss == "drop":
-            frame = kept(frame, pl.col("__dataflare_found").is_not_null(), lowering)
+            is_there = pl.col("__dataflare_found").is_not_null()
+            frame = kept(frame, is_there | self._passes(lowering), lowering)
         return self._arranged(frame)
 
-    def _errors(self, index: KeyIndex) -> list[Fault]:
+    def _errors(self, index: KeyIndex, lowering: Lowering) -> list[Fault]:
         import polars as pl
 
-        errors = self._missed(pl.col("__dataflare_found").is_null())
+        errors = self._missed(pl.col("__dataflare_found").is_null() & ~self._passes(lowering))
         if self.on_many == "fail" and index.many_keys:
             many = pl.map_batches(
                 [pl.col("__dataflare_found")],
@@ -184,6 +185,14 @@ class Lookup(RowOperator, StructABC, frozen=True):
             )
             errors.append((self._shown, pl.when(many).then(pl.lit(MANY, pl.UInt8))))
         return errors
+
+    def _passes(self, lowering: Lowering) -> pl.Expr:
+        """Which rows need no row of the table: those that take one back. What is asked may have answered otherwise before."""
+        import polars as pl
+
+        if not self.asked or not lowering.changelog:
+            return pl.lit(False)
+        return pl.col(KIND_COLUMN).is_in([RowKind.DELETE.value, RowKind.UPDATE_BEFORE.value])
 
     def _missed(self, missing: pl.Expr) -> list[Fault]:
         import polars as pl
@@ -219,10 +228,11 @@ class Lookup(RowOperator, StructABC, frozen=True):
             how="left",
             maintain_order="left_right",
         )
-        errors = self._missed(pl.col("__dataflare_hit").is_null())
+        is_hit = pl.col("__dataflare_hit").is_not_null() | self._passes(lowering)
+        errors = self._missed(~is_hit)
         joined = lowering.mark(joined, self.step, errors)
         if self.on_miss == "drop":
-            joined = joined.filter(lowering.keep(pl.col("__dataflare_hit").is_not_null()))
+            joined = joined.filter(lowering.keep(is_hit))
         return self._arranged(
             joined.with_columns(
                 pl.col(f"__dataflare_v{i}").alias(name) for i, (name, _) in enumerate(self.added)
