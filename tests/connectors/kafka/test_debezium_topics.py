@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
+from collections import Counter
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka_kit import Place
+from servers.kafka import KafkaCluster
 
 from dataflare.errors import ConfigError
 
@@ -45,9 +48,9 @@ def sent(op: str, before: Row | None, after: Row | None) -> dict[str, Any]:
     row = {"type": "struct", "fields": FIELDS, "optional": True}
     schema = {"fields": [{**row, "field": "before"}, {**row, "field": "after"}]}
     change = {"before": before, "after": after, "op": op}
-    key = (after or before or {})["id"]
-    value = json.dumps({"schema": schema, "payload": change})
-    return {"key": json.dumps({"id": key}), "value": value}
+    row_key = after or before
+    key = None if row_key is None else json.dumps({"id": row_key["id"]})
+    return {"key": key, "value": json.dumps({"schema": schema, "payload": change})}
 
 
 def changed(rng: random.Random, table: dict[int, Row], count: int) -> list[dict[str, Any]]:
@@ -89,3 +92,49 @@ def test_a_key_that_is_no_column_is_refused(place: Place) -> None:
     place.put([sent("c", None, {"id": 1, "shop": "a", "amount": 1})])
     with pytest.raises(ConfigError, match="needs column 'ident'"):
         place.run(WORKFLOW.replace("key: [id]}}", "key: [ident]}}", 1))
+
+
+def check(place: Place, table: dict[int, Row]) -> None:
+    rows = sorted(tuple(row.values()) for row in table.values())
+    totals = Counter(row[1] for row in rows)
+    with closing(sqlite3.connect(place.folder / "t.db")) as db:
+        assert sorted(db.execute("select id, shop, amount from copy")) == rows
+        large = sorted(db.execute("select id, shop, amount from large_orders"))
+        assert large == [row for row in rows if row[2] > 50]
+        assert dict(db.execute("select shop, n from by_shop")) == totals
+
+
+def test_a_truncate_removes_what_came_before_it(kafka: KafkaCluster, tmp_path: Path) -> None:
+    """In the middle of what is read together, first and last, and twice at once."""
+    place, rng, table = Place(kafka, tmp_path, "truncated"), random.Random(3), dict[int, Row]()
+    truncate = sent("t", None, None)
+    for parts in (["rows", "t", "rows"], ["t", "rows", "t", "t"], ["rows"], ["t"], ["t", "rows"]):
+        messages = []
+        for part in parts:
+            if part == "rows":
+                messages += changed(rng, table, 100)
+            else:
+                table.clear()
+                messages.append(truncate)
+        place.put(messages)
+        result = place.run(WORKFLOW)
+        assert result.error is None, result.error
+        check(place, table)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "partitions", "says"),
+    [
+        (WORKFLOW, 2, "which rows in 2 partitions came before it"),
+        (WORKFLOW.replace("mode: mirror, key: [id]", "changelog: columns", 1).replace("type: sqlite, inputs: [orders]", "type: stdout, inputs: [orders]").replace("path: t.db, table: copy, changelog: columns", "format: ndjson"), 1, "step 'copy' cannot take them back"),
+    ],
+)  # fmt: skip
+def test_a_truncate_that_cannot_be_exact_is_bad(
+    kafka: KafkaCluster, tmp_path: Path, workflow: str, partitions: int, says: str
+) -> None:
+    place = Place(kafka, tmp_path, f"refused-{partitions}", partitions=partitions)
+    place.put([sent("c", None, {"id": 1, "shop": "a", "amount": 1}), sent("t", None, None)])
+    result = place.run(workflow)
+    assert result.error is not None
+    assert result.error.code == "E0577"
+    assert says in str(result.error)

@@ -210,3 +210,25 @@ def test_the_transaction_of_a_change_is_that_of_its_block_where_its_source_has_n
     sample = pl.Series(messages, dtype=pl.Binary)
     made = built(config, ConnectorContext("s"), topic="t", contract=None, sample=sample)
     assert made.decode(sample).rows["_txid"].to_list() == ["571", "571:53195832", None, None]
+
+
+def test_a_truncate_stands_at_its_place_where_it_may_be_given() -> None:
+    rows = [
+        message("c", after={"id": 1, "v": "a"}),
+        message("t"),
+        message("c", after={"id": 2, "v": "b"}),
+        message("t"),
+    ]
+    made = decoder_of([*rows])
+    assert not made.is_truncation(rows[1])
+    made.not_truncated = None
+    assert [made.is_truncation(each) for each in [*rows, None, b'"t"', b"\xff"]] == [
+        False, True, False, True, False, False, False
+    ]  # fmt: skip
+    found = made.decode(pl.Series(rows, dtype=pl.Binary))
+    insert, truncate = RowKind.INSERT, RowKind.TRUNCATE
+    assert found.rows.select("id", "v", KIND_COLUMN).rows() == [
+        (1, "a", insert), (None, None, truncate), (2, "b", insert), (None, None, truncate)
+    ]  # fmt: skip
+    assert found.message.to_list() == [0, 1, 2, 3]
+    assert not found.bad.height

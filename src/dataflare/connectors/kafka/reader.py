@@ -79,6 +79,8 @@ class PartitionReader(ChunkReader):
         self._failure: KafkaError | None = None
         self._messages_max = _MESSAGES_FIRST
         self._closed = self._ended = self._told_end = False
+        self._value, self._unread = envelope.value, list[Any]()
+        """Messages that come behind a TRUNCATE, which is alone in its chunk, or with one."""
         self.warnings: dict[str, int] = {}
         self.decoder = Decoder(envelope, self.warnings)
 
@@ -96,10 +98,12 @@ class PartitionReader(ChunkReader):
     async def read_chunk(self) -> Chunk:
         if self._told_end:
             raise EndOfSplit
-        messages: list[Any] = []
-        if not self._ended and (self._stop is None or self._next < self._stop):
+        messages, self._unread = self._unread, []
+        if not messages and not self._ended and (self._stop is None or self._next < self._stop):
             messages = await asyncio.get_running_loop().run_in_executor(self._thread, self._read)
         if messages:
+            messages, self._unread = self._parted(messages)
+            self._next = messages[-1].offset() + 1
             return self._chunk(messages)
         # The next run goes on here, also where no message of the split was read.
         self._told_end = True
@@ -115,6 +119,13 @@ class PartitionReader(ChunkReader):
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.close()
+
+    def _parted(self, messages: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Those up to a TRUNCATE, or it alone, and the others."""
+        for at, message in enumerate(messages):
+            if self._value.is_truncation(message.value()):
+                return messages[: max(at, 1)], messages[max(at, 1) :]
+        return messages, []
 
     # -- on the reader's thread --------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from dataflare.connectors.kafka.config import From, KafkaSourceConfig, Offsets
 from dataflare.connectors.kafka.reader import MESSAGE, PartitionReader
 from dataflare.connectors.kafka.topics import Partition
 from dataflare.errors import ConfigError, SystemError_
+from dataflare.formats.messages.debezium import DebeziumDecoder
 from dataflare.formats.messages.envelope import Envelope
 from dataflare.model.progress import Position, Split
 from dataflare.model.types import Schema
@@ -277,7 +278,18 @@ orders:
 
     async def open(self, split: Split, position: Position | None) -> SplitReader:
         made = await self.made_envelope()
+        if isinstance(made.value, DebeziumDecoder):
+            made.value.not_truncated = await in_thread(self._why_not_truncated)
         return await in_thread(self._open, made, split, position)
+
+    def _why_not_truncated(self) -> str | None:
+        """Why messages of a TRUNCATE are bad; None where they are taken."""
+        if (step := self.not_truncated.get(None)) is not None:
+            return f"and step '{step}' cannot take them back"
+        there = len(topics.partitions_of(self._client, self.config.topics))
+        if there > 1:
+            return f"and it is not known which rows in {there} partitions came before it"
+        return None
 
     def _open(self, made: Envelope, split: Split, position: Position | None) -> SplitReader:
         data = split.data

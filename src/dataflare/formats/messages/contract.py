@@ -73,6 +73,10 @@ class Decoder(ABC):
     at_once: bool = False
     """Whether it waits for no system."""
 
+    def is_truncation(self, value: bytes | None) -> bool:
+        """Whether a message says that all rows went (TRUNCATE): its reader gives it alone in a batch."""
+        return False
+
     def shown_fields(self, value: bytes) -> Mapping[str, str] | None:
         """What a value has, to show to the user, where its bytes do not say it."""
         return None

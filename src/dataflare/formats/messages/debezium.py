@@ -2,7 +2,7 @@
 
 A message is the change, or has it as `payload` beside its schema. A row that was read, created or updated is an insert,
 which replaces the row with its key; a deleted one is a delete of which the key counts. So it does not matter how much of
-the row before a database tells.
+the row before a database tells. A TRUNCATE is one, where the source says that it may be.
 
 Always true: a message that is a change of a row gives one row or is bad; the value of a column that the database did not
 send (a large one that did not change) is never written.
@@ -27,10 +27,11 @@ from dataflare.formats.messages.contract import (
 from dataflare.formats.messages.debezium_facts import TYPES as FACT_TYPES
 from dataflare.formats.messages.debezium_facts import facts_of, with_transaction
 from dataflare.formats.misread import misfit
-from dataflare.model.batch import KIND_COLUMN, RowKind
+from dataflare.model.batch import KIND_COLUMN, RowKind, truncation
 from dataflare.model.types import Field, Schema
 
 CODE = "E0577"
+_TRUNCATE = b'"t"'
 UNAVAILABLE = "__debezium_unavailable_value"
 """What stands for a value that the database did not send."""
 _NULL = b"null"
@@ -74,6 +75,9 @@ class DebeziumDecoder(Decoder):
     """rows: the decoder of the rows in the changes. columns: those whose values mean something else than they are. facts:
     the columns of what changes say of themselves. outbox: whether the table is an outbox, of which only new rows count."""
 
+    not_truncated: str | None = "and which they were is not known"
+    """Why no TRUNCATE may be given; None where it may."""
+
     def __init__(
         self, rows: Decoder, columns: Sequence[ConnectColumn], facts: Sequence[str] = (), *, outbox: bool = False
     ) -> None:  # fmt: skip
@@ -96,7 +100,16 @@ class DebeziumDecoder(Decoder):
             + tuple(Field(name, FACT_TYPES[name]) for name in self._facts)
         )
 
+    def is_truncation(self, value: bytes | None) -> bool:
+        if self.not_truncated is not None or value is None or _TRUNCATE not in value:
+            return False
+        try:
+            return change_of(value).op == "t"
+        except _BadChange:
+            return False
+
     def decode(self, values: pl.Series) -> Decoded:
+        truncated: list[int] = []
         rows: list[bytes | None] = [None] * len(values)
         gone: list[bool] = [False] * len(values)
         sources: list[Mapping[str, Any] | None] = [None] * len(values)
@@ -109,8 +122,16 @@ class DebeziumDecoder(Decoder):
             except _BadChange as error:
                 problems[at] = str(error)
                 continue
-            if self._outbox and change.gone:
+            if self._outbox and (change.gone or change.op == "t"):
                 continue  # a row of an outbox is removed when it was read
+            if change.op == "t":
+                if self.not_truncated is None:
+                    truncated.append(at)
+                else:
+                    problems[at] = (
+                        f"it says that all rows of the table were deleted at once (TRUNCATE), {self.not_truncated}"
+                    )
+                continue
             if self._outbox and change.op == "u":
                 problems[at] = "a row of an outbox was updated, and what is in it is told once"
                 continue
@@ -135,6 +156,13 @@ class DebeziumDecoder(Decoder):
             frame = frame.with_columns(facts_of(told, self._facts))
         if not self._outbox:
             frame = frame.with_columns(kind.cast(pl.UInt8).alias(KIND_COLUMN))
+        if truncated:
+            frame = pl.concat(
+                [frame, *(truncation(frame.schema).select(frame.columns) for _ in truncated)]
+            )
+            places = pl.concat([places, pl.Series(truncated, dtype=places.dtype)])
+            by_place = places.arg_sort()
+            frame, places = frame[by_place], places.gather(by_place)
         order = sorted(problems)
         bad = [misread, bad_messages(values, order, CODE, [problems[at] for at in order])]
         return Decoded(frame, places, sorted_bad(bad), decoded.new_fields, decoded.warnings)
@@ -170,6 +198,8 @@ def change_of(value: bytes) -> Change:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _BadChange(f"it is not a change in JSON: {error}") from None
     op = message.op
+    if op == "t":
+        return Change(b"", False, op, message.source, message.transaction)
     data = _NULL
     if isinstance(op, str) and op in ("c", "r", "u"):
         data = bytes(message.after)
@@ -205,7 +235,8 @@ def rows_of(sample: pl.Series) -> pl.Series:
             change = change_of(value)
         except _BadChange:
             continue
-        rows.append(change.row)
+        if change.op != "t":
+            rows.append(change.row)
     return pl.Series(rows, dtype=pl.Binary)
 
 
