@@ -21,9 +21,15 @@ TABLE = "changes"
 class LiveByKey(LiveOperator):
     """keys: the columns of the rows that results are by; without any there is one result, always."""
 
-    def __init__(self, keys: Sequence[str], tables: Tables, merge: Merge | None = None) -> None:
+    def __init__(
+        self,
+        keys: Sequence[str],
+        tables: Tables,
+        merge: Merge | None = None,
+        newer: Merge | None = None,
+    ) -> None:
         self.keys = list(keys)
-        self.rows = WeightedRows(tables.rows(TABLE, keys), merge)
+        self.rows = WeightedRows(tables.rows(TABLE, keys), merge, newer=newer)
         self._answered = tables.value("answered", False, any)
 
     @abstractmethod

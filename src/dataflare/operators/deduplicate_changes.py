@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from dataflare.model.batch import CHANGES, Kinds
+from dataflare.model.batch import CHANGES, Kinds, is_truncation
 from dataflare.model.record import StructABC
 from dataflare.model.types import Schema
 from dataflare.operators import kept_rows
@@ -37,6 +37,7 @@ class DeduplicateChanges(StatefulOperator, StructABC, frozen=True):
     last: bool
     order: Order | None
     accepts = CHANGES
+    truncates = True
     goes_on = True
 
     def chosen_by(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -79,9 +80,20 @@ class LiveDeduplicateChanges(LiveByKey):
     """NULL keys form one key, as in GROUP BY."""
 
     def __init__(self, operator: DeduplicateChanges, tables: Tables) -> None:
-        super().__init__(operator.keys, tables, partial(cancelled, last=(ARRIVAL,)))
+        # Without the rows that cancel out, an equal one from before would seem to have come earlier than it did.
+        newer = partial(cancelled, last=(ARRIVAL,), keeps_zero=True)
+        super().__init__(operator.keys, tables, partial(cancelled, last=(ARRIVAL,)), newer)
         self._operator = operator
         self._arrived = tables.value("arrived", 0, max)
+
+    def process(self, port: int, frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        if not is_truncation(frame):
+            yield from super().process(port, frame)
+            return
+        for rows in self.rows.parts():
+            yield from self._changes(rows, rows.clear()).iter_slices(_SLICE_ROWS)
+        # Also deletes of rows that never came: one of them would take a row away that comes now.
+        self.rows.clear()
 
     def prepared(self, frame: pl.DataFrame) -> pl.DataFrame:
         first: int = self._arrived.value

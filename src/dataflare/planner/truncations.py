@@ -34,10 +34,12 @@ def tell_sources_of_truncations(graph: Graph) -> None:
             match reader:
                 case UnionNode() | DestinationNode() if len(reader.inputs) > 1:
                     return reader.step
+                case DestinationNode() if reader.id in waiting:
+                    continue  # what is kept in front of it gives deletes
                 case DestinationNode():
                     capabilities = reader.connector.capabilities()
                     is_keyed = capabilities.parallel and capabilities.key
-                    if not capabilities.truncates or is_keyed or reader.id in waiting:
+                    if not capabilities.truncates or is_keyed:
                         return reader.step
                 case StatefulNode():
                     if not reader.operator.truncates or len(reader.inputs) > 1:

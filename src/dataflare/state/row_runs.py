@@ -81,6 +81,12 @@ class RowRuns:
         if self._merging is not None and next(self._merging, "done") == "done":
             self._merging = None
 
+    def clear(self) -> None:
+        """Forget all runs, also those that are being merged. The table's pieces must be set then. Blocking."""
+        while self._merging is not None:
+            self.go_on()
+        self.drop(lambda run: True)
+
     def drop(self, is_dropped: Callable[[RowRun], bool]) -> bool:
         """Forget whole runs, unless some are being merged. The table's pieces must be set then. Whether there were some."""
         dropped = [run for run in self.runs if is_dropped(run)]

@@ -37,16 +37,23 @@ class _Level(Struct):
 
 class WeightedRows:
     """table: where the rows are, by their keys. merge: brings rows together, of one key at least those with a
-    negative weight; `cancelled` if not given. ttl_us: rows that were stored longer ago are forgotten.
+    negative weight; `cancelled` if not given. newer: the same where rows that came before are not among them; `merge`
+    if not given. ttl_us: rows that were stored longer ago are forgotten.
     """
 
     def __init__(
-        self, table: RowsTable, merge: Merge | None = None, ttl_us: int | None = None
+        self,
+        table: RowsTable,
+        merge: Merge | None = None,
+        ttl_us: int | None = None,
+        *,
+        newer: Merge | None = None,
     ) -> None:
         self.keys, self._table = table.keys, table
         self._merge = merge or cancelled
+        self._newer = newer or self._merge
         self._ttl_us = ttl_us
-        self._runs = RowRuns(table, HASH, lambda frame, _: self._merge(frame), time=WRITTEN)
+        self._runs = RowRuns(table, HASH, self._merged, time=WRITTEN)
         table.spills, table.keeper = False, self
         self._draining = False
         self._levels: list[_Level] = []
@@ -89,7 +96,8 @@ class WeightedRows:
             rows = rows.with_columns(pl.lit(now_us, pl.Int64).alias(WRITTEN))
         while self._levels and self._levels[-1].frame.height <= 2 * rows.height:
             older = self._young(self._levels.pop().frame, now_us)
-            rows = self._merge(pl.concat([older, rows]))
+            is_oldest = not self._levels and not self._runs.runs
+            rows = self._merged(pl.concat([older, rows]), is_oldest)
             rows = rows.sort(HASH, maintain_order=True)
         if rows.height:
             self._levels.append(_Level(self._table.piece_of(rows), rows))
@@ -106,6 +114,9 @@ class WeightedRows:
             self._levels = kept
             self._set()
 
+    def _merged(self, rows: pl.DataFrame, is_oldest: bool) -> pl.DataFrame:
+        return self._merge(rows) if is_oldest else self._newer(rows)
+
     def parts(self) -> Iterator[pl.DataFrame]:
         """All rows, brought together. All rows of a key are in one part."""
         levels = [level.frame for level in self._levels]
@@ -113,6 +124,12 @@ class WeightedRows:
             yield from (frame for _, frame in self._runs.by_range(levels))
         elif levels:
             yield self._merge(pl.concat(levels))
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._levels = []
+        self._runs.clear()
+        self._set()
 
     def drain(self) -> Iterator[pl.DataFrame]:
         """The same. A part is no longer held when it is given. Nothing may be added any more."""
@@ -171,30 +188,37 @@ class WeightedRows:
         return frame.filter(pl.col(WRITTEN) >= now_us - self._ttl_us)
 
 
-def cancelled(frame: pl.DataFrame, last: Sequence[str] = ()) -> pl.DataFrame:
+def cancelled(
+    frame: pl.DataFrame, last: Sequence[str] = (), *, keeps_zero: bool = False
+) -> pl.DataFrame:
     """The rows in which equal ones with weights of both signs are one, or none. last: columns that do not tell
-    rows apart; the last value stays. WRITTEN and HASH are among them."""
-    negative = frame[WEIGHT] < 0
+    rows apart; the last value stays. WRITTEN and HASH are among them. keeps_zero: where weights cancel, one row with the
+    weight 0 stays: equal rows may have come before, and get its last values."""
+    negative = frame[WEIGHT] <= 0
     if not negative.any():
         return frame
     if HASH not in frame.columns:
-        return summed(frame, last)
+        return summed(frame, last, keeps_zero=keeps_zero)
     touched = frame[HASH].is_in(frame[HASH].filter(negative).unique().implode())
-    return pl.concat([frame.filter(~touched), summed(frame.filter(touched), last)])
+    return pl.concat(
+        [frame.filter(~touched), summed(frame.filter(touched), last, keeps_zero=keeps_zero)]
+    )
 
 
-def summed(frame: pl.DataFrame, last: Sequence[str] = ()) -> pl.DataFrame:
+def summed(
+    frame: pl.DataFrame, last: Sequence[str] = (), *, keeps_zero: bool = False
+) -> pl.DataFrame:
     """The same, whatever the weights are."""
     beside = [name for name in (*last, WRITTEN) if name in frame.columns]
     by = [name for name in frame.columns if name not in (WEIGHT, *beside)]
     if not by:
         total = frame.select(pl.col(WEIGHT).sum(), *(pl.col(name).last() for name in beside))
-        return total.filter(pl.col(WEIGHT) != 0).select(frame.columns)
+        return total.filter((pl.col(WEIGHT) != 0) | keeps_zero).select(frame.columns)
     summed = (
         frame.lazy()
         .group_by(by, maintain_order=True)
         .agg(pl.col(WEIGHT).sum(), *(pl.col(name).last() for name in beside))
-        .filter(pl.col(WEIGHT) != 0)
+        .filter((pl.col(WEIGHT) != 0) | keeps_zero)
         .select(frame.columns)
     )
     return summed.collect(engine="in-memory")

@@ -201,3 +201,35 @@ def test_a_truncate_that_the_snapshot_has_seen(orders: Database, tmp_path: Path)
         copy.catch_up()
     copy.catch_up()
     assert copy.rows() == [(7, "read")]
+
+
+def test_a_table_without_a_key_is_mirrored_by_a_key_of_its_own(
+    logical: Database, tmp_path: Path
+) -> None:
+    """Also where several rows have the key."""
+    logical.execute(
+        "create table orders (id int, name text)", "alter table orders replica identity full",
+        "insert into orders select n % 15, 'n' || n from generate_series(1, 20) n",
+    )  # fmt: skip
+    text = f"""\
+name: shop
+settings: {{mode: batch, parallelism: 2, checkpoint: {{interval: 20ms}}}}
+sources:
+  orders: {{type: postgres, config: {{connection_string: "{logical.dsn}", table: orders, cdc: true}}}}
+destinations:
+  copy: {{type: sqlite, inputs: [orders], config: {{path: copy.db, table: orders, mode: mirror, key: [id]}}}}
+"""
+    notes = plan(load_text(text, base=tmp_path)).view()["nodes"]
+    assert not [e for node in notes for e in node.get("effects", ()) if "TRUNCATE" in e]
+    catch_up(text, logical, tmp_path)
+    logical.execute(
+        "insert into orders values (99, 'before')", "truncate orders",
+        "insert into orders values (3, 'new'), (3, 'newer')", "delete from orders where name = 'newer'",
+    )  # fmt: skip
+    catch_up(text, logical, tmp_path)
+    with sqlite3.connect(tmp_path / "copy.db") as db:
+        assert db.execute("select id, name from orders").fetchall() == [(3, "new")]
+    logical.execute("truncate orders")
+    catch_up(text, logical, tmp_path)
+    with sqlite3.connect(tmp_path / "copy.db") as db:
+        assert db.execute("select count(*) from orders").fetchone() == (0,)
