@@ -18,6 +18,7 @@ from dataflare.engine.deploy import layout_of
 from dataflare.engine.operating import layout_before, share_of
 from dataflare.errors import RunError
 from dataflare.jobs.options import RunOptions
+from dataflare.operators.whole_changes import WholeChanges
 from dataflare.planner import Plan
 from dataflare.planner.physical import Stage
 from dataflare.planner.written_as import going_on
@@ -37,10 +38,14 @@ def state_before(
     carried: Mapping[str, object],
     *,
     options: RunOptions,
+    resumed: Manifest | None = None,
 ) -> tuple[StateByStep, list[str]]:
     """The state of each step that goes on, and what to tell of steps that begin anew. base_epoch: the last epoch of
-    the finished run; carried: by source, where this run begins. Blocking. Raises RunError (E0812) for a step that may not
-    begin anew."""
+    the finished run; carried: by source, where this run begins. resumed: the checkpoint of an unfinished run that goes
+    on instead, which has the state itself. Blocking. Raises RunError (E0812) for a step that may not begin anew."""
+    if resumed is not None:
+        _refuse_unknown_rows(plan, resumed)
+        return {}, []
     steps = going_on(plan.graph)
     reads_new = {
         name for name, sources in steps.items() if any(carried.get(source) for source in sources)
@@ -65,6 +70,8 @@ def state_before(
         reason = _unusable(plan, stage, shares, before)
         if reason is None:
             found[stage.name] = shares
+        elif isinstance(stage.operator, WholeChanges):
+            raise _unknown_rows(plan, stage.operator, reason)
         elif options.accept_changes:
             of_new = "its results are those of the rows that this run reads; --fresh reads all rows again"
             what = of_new if stage.name in reads_new else _KEPT_THERE
@@ -90,6 +97,32 @@ def state_before(
                 "rows",
             )
     return found, told
+
+
+def _refuse_unknown_rows(plan: Plan, resumed: Manifest) -> None:
+    """The rows of a source that was read before must be known where a stage keeps the newest row of each key. Such a stage is
+    not a step of the workflow: it comes and changes with the key of the source's table."""
+    for stage in plan.stages.stages:
+        operator = stage.operator
+        if not isinstance(operator, WholeChanges) or operator.source not in resumed.fingerprints:
+            continue
+        reason = _unusable(plan, stage, resumed.operators.get(stage.name, ()), resumed)
+        if reason is not None:
+            raise _unknown_rows(plan, operator, reason)
+
+
+def _unknown_rows(plan: Plan, operator: WholeChanges, reason: str) -> RunError:
+    key = ", ".join(operator.keys)
+    return RunError(
+        f"the rows that '{operator.source}' has given are not known by its key ({key}), because {reason}: what is changed or "
+        "deleted could not be taken back",
+        code="E0812",
+        step=operator.source,
+        spot=plan.workflow.step(operator.source).spot,
+        notes=["a step behind it needs the rows, or a destination has another key"],
+        help=f"if the table's key has changed, set key: [{key}] in the destinations that have another one, and use "
+        "--accept-changes; or empty the destinations, and read all rows again with --fresh",
+    )
 
 
 def _manifest(store: Storage, epoch: int) -> Manifest | None:

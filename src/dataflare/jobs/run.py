@@ -362,9 +362,9 @@ class _Run:
             elif manifest is None and await nothing_to_replace_with(plan, current.carried):
                 return "finished", None, dict(current.carried)
             else:
-                kept = partial(state_before, options=self.options)
+                kept = partial(state_before, options=self.options, resumed=manifest)
                 facts = (plan, store, current.base_epoch, current.carried)
-                state, told = ({}, []) if manifest else await in_thread(kept, *facts)
+                state, told = await in_thread(kept, *facts)
                 self.watch.warn(told)
                 note = self.lineage.note_epoch
                 start = Start(identity, recovered.epoch, manifest, current.carried, note, state)
