@@ -9,11 +9,12 @@ from typing import Any
 import polars as pl
 
 from dataflare.engine.backpressure import BackpressureController
+from dataflare.engine.body import Body
 from dataflare.engine.channel import Channel, Inbox, MemoryBudget
 from dataflare.engine.messages import Assign, Deploy, Fail, Inlet, Share, Wait
 from dataflare.engine.metrics import StepMetrics, TaskMetrics
 from dataflare.engine.pool import ThreadPool
-from dataflare.engine.task import Body, Output, Task
+from dataflare.engine.task import Output, Task
 from dataflare.model.types import Schema
 from dataflare.planner.physical import Stage
 

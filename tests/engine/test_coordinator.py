@@ -35,6 +35,7 @@ class Kind(Struct, frozen=True):
     operator: object = None
     destination: object = None
     event_time: str | None = None
+    refuses_at_commit: bool = False
 
 
 class Puppet:

@@ -13,13 +13,14 @@ import pytest
 from task_bench import SCHEMA, Heard, run, settle
 
 from dataflare.engine.backpressure import BackpressureController
+from dataflare.engine.body import Body
 from dataflare.engine.channel import Channel, Inbox, MemoryBudget
 from dataflare.engine.gate import GateState
 from dataflare.engine.messages import Deploy, Inlet, Share
 from dataflare.engine.metrics import TaskMetrics
 from dataflare.engine.pool import ThreadPool
 from dataflare.engine.segments import Outcome
-from dataflare.engine.task import Body, Output, Task
+from dataflare.engine.task import Output, Task
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import END, IDLE, Barrier, Watermark
 from dataflare.planner.physical import Stage

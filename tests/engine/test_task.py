@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from task_bench import ROWS, Bench, run, settle
 
+from dataflare.engine.body import Body
 from dataflare.engine.gate import Cut, Ended, Idle, Rows, Time
 from dataflare.engine.messages import Checkpoint, Share
 from dataflare.engine.segments import Outcome
-from dataflare.engine.task import Body
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import END, IDLE, Barrier, Watermark
 

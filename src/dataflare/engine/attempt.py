@@ -218,6 +218,7 @@ class Attempt:
         next_s = interval * (1 + _SPREAD * random.random())
         ended = asyncio.ensure_future(coordinator.all_ended.wait())
         stopped = asyncio.ensure_future(stop.wait())
+        stopped.add_done_callback(self._leave)
         wanted = asyncio.ensure_future(self._wanted.wait())
         appeared = asyncio.ensure_future(coordinator.fields_appeared.wait())
         manifest: Manifest | None = None
@@ -259,6 +260,11 @@ class Attempt:
             for future in self._waiting:
                 future.cancel()
 
+    def _leave(self, stopped: asyncio.Future[bool]) -> None:
+        """The run stops: no wait for a system that fails holds it up."""
+        if not stopped.cancelled():
+            self.retries.leaving.begin()
+
     def _tell_what_holds(self) -> None:
         """Warn of splits for which event time has waited until the end."""
         for task in self.tasks:
@@ -289,6 +295,7 @@ class Attempt:
             followers=await self._followers(sources),
             discovering=looks.keys(),
             wants_checkpoint=None if self.plan.commits_wait else self._wanted.set,
+            wants_commit=self._wanted.set,
             stats=self.metrics.checkpoints,
         )
         for stage in self.plan.stages:
@@ -317,6 +324,7 @@ class Attempt:
         await worker.deploy()
         for task in self.tasks:
             coordinator.register(task)
+        coordinator.tell_committed(self.start.epoch)
         return coordinator
 
     async def _sources(self) -> dict[str, SourceRecord]:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from dataflare.resilience.retry import Retrying
-from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, Owner
+from dataflare.sdk.destination import Committable, Committer, Epoch, Marker, Owner, RefusedRow
 
 
 class RetriedCommitter(Committer):
@@ -42,6 +42,9 @@ class RetriedCommitter(Committer):
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         await self._retrying.call(partial(self._committer.commit, epoch, committables))
+
+    def take_refused(self) -> Sequence[RefusedRow]:
+        return self._committer.take_refused()
 
     async def published(self) -> Mapping[str, Any]:
         return await self._committer.published()

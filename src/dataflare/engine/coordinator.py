@@ -27,6 +27,7 @@ from dataflare.engine.discovery import Finder
 from dataflare.engine.messages import (
     Assign,
     Checkpoint,
+    Committed,
     Deploy,
     Fail,
     Found,
@@ -77,6 +78,8 @@ class Member(Protocol):
 
     def found(self, found: Found) -> None: ...
 
+    def committed(self, committed: Committed) -> None: ...
+
     def uncut(self) -> str | None: ...
 
 
@@ -99,7 +102,7 @@ class Coordinator:
     positions that every destination has. discovering: the sources that find splits while they are read.
 
     stats: counts the checkpoints. finders: what looks for these splits. wants_checkpoint: asks for one now; None where the run takes none
-    before its end."""
+    before its end. wants_commit: asks for a checkpoint also there."""
 
     def __init__(
         self,
@@ -121,6 +124,7 @@ class Coordinator:
         followers: Mapping[str, Follower] = MappingProxyType({}),
         discovering: Set[str] = frozenset(),
         wants_checkpoint: Callable[[], None] | None = None,
+        wants_commit: Callable[[], None] = lambda: None,
         stats: CheckpointView | None = None,
     ) -> None:
         self.identity, self.store, self.pool = identity, store, pool
@@ -138,7 +142,8 @@ class Coordinator:
         }
         self._idle: dict[str, set[str]] = {name: set() for name in discovering}
         self.finders: dict[str, Finder] = {}
-        self._wants_checkpoint = wants_checkpoint
+        self._wants_checkpoint, self._wants_commit = wants_checkpoint, wants_commit
+        self._awaits_commit = False
         self._cutting = asyncio.Lock()
         self._stands_uncut = False
         self._opened: set[str] = set()
@@ -163,6 +168,7 @@ class Coordinator:
             self._last[share.task] = share
             if len(self._last) == len(self.members):
                 self.all_ended.set()
+            self._ask_for_commit()
         elif self._pending is not None and self._pending.barrier.epoch == share.epoch:
             self._pending.shares[share.task] = share
         self._look()
@@ -182,6 +188,19 @@ class Coordinator:
     def want_checkpoint(self) -> None:
         if self._wants_checkpoint is not None:
             self._wants_checkpoint()
+
+    def want_commit(self, task: str) -> None:
+        self._awaits_commit = True
+        self._ask_for_commit()
+
+    def _ask_for_commit(self) -> None:
+        """Ask for a checkpoint that a task awaits. Where commits wait, one may be taken when every source was read."""
+        if self._awaits_commit and (
+            self._wants_checkpoint is not None
+            or all(t in self._last for t, m in self.members.items() if m.spec.stage.source)
+        ):
+            self._awaits_commit = False
+            self._wants_commit()
 
     async def assign(self, source: str, task: str) -> Assign | Wait | None:
         queue = self._queues[source]
@@ -348,8 +367,19 @@ class Coordinator:
         self.store.publish(manifest)
         self._note(manifest.epoch)
 
+    def tell_committed(self, epoch: int) -> None:
+        """Tell writers what is committed and what was refused then, where that is known only at the commit."""
+        for name, committer in self.committers.items():
+            members = [m for m in self.members.values() if m.spec.stage.name == name]
+            if members and members[0].spec.stage.refuses_at_commit:
+                refused = tuple(committer.take_refused())
+                for member in members:
+                    member.committed(Committed(epoch, refused))
+                    refused = ()
+
     async def _commit(self, manifest: Manifest, shares: Mapping[str, Share]) -> None:
         await commit(self.committers, manifest)
+        self.tell_committed(manifest.epoch)
         self._committed(manifest.epoch)
         for name, follower in self._followers.items():
             positions = {

@@ -20,6 +20,7 @@ from dataflare.checkpoint.store import Storage
 from dataflare.engine.asked_tables import AskedTable, open_asked
 from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.batcher import AdaptiveBatcher
+from dataflare.engine.body import Body
 from dataflare.engine.channel import Inbox, MemoryBudget, WritableChannel
 from dataflare.engine.clocks import Drift
 from dataflare.engine.computing import hash_text
@@ -37,7 +38,7 @@ from dataflare.engine.reading import Reading
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.segments import SegmentRunner
 from dataflare.engine.taps import Taps
-from dataflare.engine.task import Body, Output, Task
+from dataflare.engine.task import Output, Task
 from dataflare.engine.writing import Writing
 from dataflare.planner.physical import PhysicalPlan, Segment, Stage
 from dataflare.resilience.retry import Retries
@@ -308,9 +309,15 @@ class Worker:
         writer = await retrying.call(opening, is_counted=lambda: False)
         run_id = (stage.run_column, self.identity.run_id) if stage.run_column else None
         pace = self._paces.of(stage)
-        if pace is not None:
-            return PacedWriting(pace, writer, on_error, retrying, run_id)
-        return Writing(writer, on_error, retrying, run_id)
+        make = Writing if pace is None else partial(PacedWriting, pace)
+        return make(
+            writer,
+            on_error,
+            retrying,
+            run_id,
+            refuses_at_commit=stage.refuses_at_commit,
+            epoch=spec.epoch,
+        )
 
     def _reading(self, stage: Stage) -> Reading:
         assert stage.source is not None

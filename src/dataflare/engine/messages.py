@@ -8,6 +8,7 @@ both ways              Assign      a request for a split, and the split
                                    or Wait: none is there, and some may be found
 coordinator to task    Opened      the last split of a source was given to a reader
                        Found       ask for a split again
+                       Committed   an epoch is committed, except these rows
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dataflare.model.progress import Barrier, Position, Split
 if TYPE_CHECKING:
     from dataflare.checkpoint.manifest import OperatorSnapshot, SplitState
     from dataflare.planner.physical import Stage
-    from dataflare.sdk.destination import Committable
+    from dataflare.sdk.destination import Committable, RefusedRow
 
 
 class Inlet(Struct, frozen=True):
@@ -118,6 +119,13 @@ class Opened(Struct, frozen=True):
     source: str
 
 
+class Committed(Struct, frozen=True):
+    """An epoch is committed. refused: the rows that the system refused then."""
+
+    epoch: int
+    refused: tuple[RefusedRow, ...] = ()
+
+
 class Control(Protocol):
     """A task's way to the coordinator."""
 
@@ -132,3 +140,6 @@ class Control(Protocol):
 
     def want_checkpoint(self) -> None:
         """A source gives nothing more until a checkpoint has what it gave."""
+
+    def want_commit(self, task: str) -> None:
+        """A task has nothing more to do than to hear that what it gave is committed."""

@@ -14,10 +14,10 @@ import polars as pl
 
 from dataflare.checkpoint.manifest import OperatorSnapshot, StateChunk
 from dataflare.checkpoint.store import Storage, chunk_name
+from dataflare.engine.body import Body
 from dataflare.engine.channel import MemoryBudget
 from dataflare.engine.messages import Share
 from dataflare.engine.segments import Given, Outcome, SegmentRunner
-from dataflare.engine.task import Body
 from dataflare.errors import Blame, RunError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.operators.base import (

@@ -15,8 +15,8 @@ from dataflare.observability.times import Doing
 class PacedWriting(Writing):
     """pace: how fast rows may come to the writer."""
 
-    def __init__(self, pace: Pace, *options: Any) -> None:
-        super().__init__(*options)
+    def __init__(self, pace: Pace, *options: Any, **more: Any) -> None:
+        super().__init__(*options, **more)
         self._gate = Gate(pace)
 
     def takes_at_once(self, batch: SharedDataBatch) -> bool:

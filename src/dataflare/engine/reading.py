@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from dataflare.checkpoint.manifest import SplitState
 from dataflare.engine import new_fields
 from dataflare.engine.batcher import AdaptiveBatcher
+from dataflare.engine.body import Body
 from dataflare.engine.chunk_sizes import ChunkSizes
 from dataflare.engine.clocks import Drift, SplitClock
 from dataflare.engine.computing import Computing, searched
@@ -30,7 +31,6 @@ from dataflare.engine.pace import Pace
 from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.reopening import ReopeningReader
 from dataflare.engine.segments import Outcome, SegmentRunner
-from dataflare.engine.task import Body
 from dataflare.errors import InternalError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import IDLE, Position, Split, Watermark

@@ -7,7 +7,9 @@ only as long as it gave nothing; inside a transaction nothing is opened again; a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 from dataflare.engine.metrics import StepMetrics
 from dataflare.errors import DataFlareError, Retry
@@ -22,6 +24,8 @@ from dataflare.sdk.source import (
     SourceConnector,
     SplitReader,
 )
+
+T = TypeVar("T")
 
 
 class ReopeningReader:
@@ -56,19 +60,24 @@ class ReopeningReader:
 
     async def gives_chunks(self) -> bool:
         """Open it, and say whether it is read by chunk."""
-        return isinstance(await self._retrying.call(self._open), ChunkReader)
+        opening = self._retrying.call(self._open, is_left=self._inside)
+        return isinstance(await opening, ChunkReader)
 
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
         """As `SplitReader.read_batch`."""
         if self._is_last:
             return await self._retrying.once(partial(self._batch, rows_max), timed=self._timed)
-        return await self._retrying.call(partial(self._batch, rows_max), timed=self._timed)
+        return await self._retried(partial(self._batch, rows_max))
 
     async def read_chunk(self, bytes_max: int | None = None) -> Chunk:
         """As `ChunkReader.read_chunk`, with its `bytes_max`."""
         if self._is_last:
             return await self._retrying.once(partial(self._chunk, bytes_max), timed=self._timed)
-        return await self._retrying.call(partial(self._chunk, bytes_max), timed=self._timed)
+        return await self._retried(partial(self._chunk, bytes_max))
+
+    async def _retried(self, read: Callable[[], Awaitable[T]]) -> T:
+        """A run that stops cuts where the reader stands, except inside a transaction: there it waits for the call."""
+        return await self._retrying.call(read, timed=self._timed, is_left=self._inside)
 
     async def aclose(self) -> None:
         reader, self._reader = self._reader, None

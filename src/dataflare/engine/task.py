@@ -12,17 +12,26 @@ Always true:
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import polars as pl
 from msgspec import Struct
 
+from dataflare.engine.body import Body
 from dataflare.engine.channel import Inbox, WritableChannel
 from dataflare.engine.exchange import split_by_key
 from dataflare.engine.gate import Cut, Ended, Rows, Time
-from dataflare.engine.messages import Checkpoint, Control, Deploy, Fail, Found, Opened, Share
+from dataflare.engine.messages import (
+    Checkpoint,
+    Committed,
+    Control,
+    Deploy,
+    Fail,
+    Found,
+    Opened,
+    Share,
+)
 from dataflare.engine.metrics import TaskMetrics
 from dataflare.engine.pace import PacesBehind
 from dataflare.engine.pool import ThreadPool
@@ -47,94 +56,6 @@ class Output(Struct, frozen=True):
     exchange: str
     keys: tuple[str, ...]
     channels: tuple[WritableChannel, ...]
-
-
-class Body(ABC):
-    """What a task does with the rows of its stage.
-
-    cuts_at_once: its share of an epoch is known without waiting, so that a barrier may be answered
-    in the middle of a wait. may_cut: it stands where a root may be cut. rests_until: it is told no watermark before,
-    by the clock of the event loop. last_read_s: how long a cut that stops the run waits for the read under way,
-    because what that takes could not be read again. joins_batches: small batches that wait for it may come as one.
-    """
-
-    cuts_at_once: ClassVar[bool] = True
-    joins_batches: ClassVar[bool] = False
-    may_cut: bool = True
-    rests_until: float = 0.0
-    last_read_s: float = 0.0
-    task: Task
-
-    @property
-    def tick_s(self) -> float | None:
-        """How many seconds lie between two calls of `tick`; None: it is not called."""
-        return None
-
-    def begin(self) -> None:
-        """Every task is there; nothing has been sent yet."""
-
-    async def tick(self) -> None:
-        """The processing time has moved. Called between two events, while there are inputs."""
-
-    def takes_at_once(self, batch: SharedDataBatch) -> bool:
-        """Whether `rows` mostly needs no waiting for this batch, so that the task in front may call it in place."""
-        return False
-
-    async def rows(self, port: int, batch: SharedDataBatch) -> float:
-        """Take a batch of an input; how many seconds of work it was."""
-        raise NotImplementedError
-
-    async def time(self, event_time_us: int) -> int:
-        """The watermark of all inputs has come to this time; gives that of the rows which it sends."""
-        return event_time_us
-
-    async def ended(self, port: int) -> None:
-        """Nothing more comes from an input."""
-
-    @abstractmethod
-    async def finish(self) -> None:
-        """All inputs have ended (or there are none): do what is left to do."""
-
-    def freeze(self, epoch: int) -> Share | Callable[[], Share]:
-        """The share of an epoch, or a blocking call that makes it durable and gives it. Where
-        `cuts_at_once`."""
-        raise NotImplementedError
-
-    async def settle(self) -> None:
-        """What must be sent before the barrier. Where not `cuts_at_once`."""
-
-    async def prepare(self, barrier: Barrier) -> Share:
-        """The share of an epoch. Where not `cuts_at_once`."""
-        raise NotImplementedError
-
-    def asked(self) -> None:
-        """A barrier is on its way."""
-
-    def opened(self) -> None:
-        """Every split of its source is read or was read."""
-
-    def found(self) -> None:
-        """Its source has found splits, or will find none."""
-
-    def holding(self) -> str | None:
-        """Why event time cannot move on here, for the user."""
-        return None
-
-    def uncut(self) -> str | None:
-        """Why it cannot be cut now, for the user."""
-        return None
-
-    def last_share(self) -> Share:
-        """The share of every epoch from the task's end on."""
-        return Share(self.task.id, None)
-
-    def cancel(self) -> None:
-        """No step needs its rows any more."""
-        for port in {inlet.port for inlet in self.task.spec.inlets}:
-            self.task.inbox.cancel(port)
-
-    async def aclose(self) -> None:
-        """Release what it holds. Called once, after the task has ended or was cancelled."""
 
 
 class Task:
@@ -223,6 +144,8 @@ class Task:
                     self.put_all(IDLE)
         self._stop_timer()
         await body.finish()
+        if body.awaits_commit:
+            await self._await_commit()
         if self._background:
             await asyncio.gather(*self._background)
         self.put_all(END)
@@ -230,17 +153,29 @@ class Task:
         self.metrics.step(self.name).ended += 1
         self.control.share(body.last_share())
         while not body.cuts_at_once:
-            asked = self._asked
-            if asked is not None:
-                await self._cut(asked.barrier)
-                if asked.barrier.final:
-                    break
-            else:
-                self._wake.clear()
-                self.clock.enter(Doing.WAITING)
-                await self._wake.wait()
-                self.clock.enter(Doing.BUSY)
+            asked = await self._cut_when_asked()
+            if asked is not None and asked.barrier.final:
+                break
         self.clock.enter(None)
+
+    async def _cut_when_asked(self) -> Checkpoint | None:
+        """Wait until something is told, and cut if that is asked."""
+        asked = self._asked
+        if asked is not None:
+            await self._cut(asked.barrier)
+            return asked
+        self._wake.clear()
+        self.clock.enter(Doing.WAITING)
+        await self._wake.wait()
+        self.clock.enter(Doing.BUSY)
+        return None
+
+    async def _await_commit(self) -> None:
+        """Stay until what the body prepared is committed: only then it is known what must be sent."""
+        while self.body.awaits_commit:
+            self.control.want_commit(self.id)
+            await self._cut_when_asked()
+        await self.body.settle()
 
     def takes_at_once(self, batch: SharedDataBatch) -> bool:
         return self.body.takes_at_once(batch)
@@ -364,6 +299,11 @@ class Task:
     def found(self, found: Found) -> None:
         """The coordinator says that it is worth while to ask for a split again."""
         self.body.found()
+
+    def committed(self, committed: Committed) -> None:
+        """The coordinator says that an epoch is committed."""
+        self.body.committed(committed)
+        self._wake.set()
 
     def uncut(self) -> str | None:
         """Why it has not answered, where it says so."""

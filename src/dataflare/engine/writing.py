@@ -10,10 +10,10 @@ from typing import Any, ClassVar, TypeVar
 
 import polars as pl
 
-from dataflare.engine.messages import Share
+from dataflare.engine.body import Body
+from dataflare.engine.messages import Committed, Share
 from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.row_errors import failed_rows
-from dataflare.engine.task import Body
 from dataflare.formats.text_write import python_rows
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.float_losses import float_losses
@@ -22,14 +22,16 @@ from dataflare.observability.times import Histogram
 from dataflare.resilience.breaker import HeldBack
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.crashpoints import crash_point
-from dataflare.sdk.destination import Writer, WriteStats
+from dataflare.sdk.destination import RefusedRow, Writer, WriteStats
 
 T = TypeVar("T")
+_LATER = "refused by its system: the next checkpoint makes dead letters of them, also when the run goes on after a stop"
 
 
 class Writing(Body):
     """on_error: what happens to rows that the destination's system refuses. retrying: for the calls
-    of a writer that can make them again. run_id: the column that has it, and the id; None: no column has it."""
+    of a writer that can make them again. run_id: the column that has it, and the id; None: no column has it.
+    refuses_at_commit: as its destination says. epoch: the last one cut before."""
 
     cuts_at_once: ClassVar[bool] = False
     joins_batches: ClassVar[bool] = True
@@ -40,11 +42,18 @@ class Writing(Body):
         on_error: str,
         retrying: Retrying,
         run_id: tuple[str, str] | None = None,
+        *,
+        refuses_at_commit: bool = False,
+        epoch: int = 0,
     ) -> None:
         self.writer, self._on_error, self._retrying = writer, on_error, retrying
         self._run_id = run_id
         self._diverts = retrying.fallback == "dead_letter"
         self._latency = Histogram()
+        self._refuses_at_commit = refuses_at_commit
+        self._is_open = False
+        self._prepared = self._committed = epoch
+        self._refused_at_commit: list[RefusedRow] = []
 
     def begin(self) -> None:
         self.task.metrics.times.latency = self._latency
@@ -54,6 +63,7 @@ class Writing(Body):
 
     async def rows(self, port: int, batch: SharedDataBatch) -> float:
         started = time.perf_counter()
+        self._is_open = True
         if self._run_id is not None:
             column, run_id = self._run_id
             batch = batch.map(lambda frame: frame.with_columns(pl.lit(run_id).alias(column)))
@@ -119,7 +129,10 @@ class Writing(Body):
             return
         # With a fallback, nothing is left to send.
         settle = self.writer.settle
-        refused = await (settle() if self._diverts else self._call(settle))
+        refused = list(await (settle() if self._diverts else self._call(settle)))
+        self.task.metrics.step(self.task.name).warnings.pop(_LATER, None)
+        refused += self._refused_at_commit
+        self._refused_at_commit = []
         if not refused:
             return
         self._count_failed(len(refused))
@@ -137,12 +150,25 @@ class Writing(Body):
             return row
         return {name: value for name, value in row.items() if name != self._run_id[0]}
 
+    @property
+    def awaits_commit(self) -> bool:
+        return self._refuses_at_commit and (self._is_open or self._committed < self._prepared)
+
+    def committed(self, committed: Committed) -> None:
+        self._committed = committed.epoch
+        if committed.refused:
+            self._refused_at_commit += committed.refused
+            # A run that is stopped now sends them when it goes on.
+            warnings = self.task.metrics.step(self.task.name).warnings
+            warnings[_LATER] = len(self._refused_at_commit)
+
     async def prepare(self, barrier: Barrier) -> Share:
         if barrier.left_out:
             self.writer.note_left_out(barrier.left_out)
         crash_point("engine.before_prepare")
         prepare = partial(self.writer.prepare, barrier.epoch, final=barrier.final)
         committable = await (prepare() if self._diverts else self._call(prepare))
+        self._is_open, self._prepared = False, barrier.epoch
         crash_point("engine.after_prepare")
         return Share(self.task.id, barrier.epoch, committable=committable)
 

@@ -52,6 +52,14 @@ async def unless_left(
         leaving.cancel()
 
 
+async def happens_within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether an event happens before a wait is over."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
 @contextlib.contextmanager
 def interruptible(stop: Callable[[], None]) -> Iterator[None]:
     """Call `stop` on this event loop at the first signal inside the `with` block. Does nothing outside of

@@ -47,14 +47,19 @@ class Recovered(Struct, frozen=True):
 
 
 async def open_committers(
-    plan: PhysicalPlan, identity: Identity, store: Storage, retries: Retries | None = None
+    plan: PhysicalPlan,
+    identity: Identity,
+    store: Storage,
+    retries: Retries | None = None,
+    policies: Mapping[str, str] = {},
 ) -> dict[str, Committer]:
-    """The committer of each destination, by step."""
+    """The committer of each destination, by step. policies: by step, its `on_error`."""
     committers: dict[str, Committer] = {}
     try:
         for stage in plan.stages:
             if stage.destination is not None:
                 context = await in_thread(destination_context, stage, plan, identity, store)
+                context = replace(context, sift=policies.get(stage.name, "fail") != "fail")
                 opening = partial(stage.destination.committer, context)
                 retrying = (retries or Retries()).of(stage.name)
                 committer = await retrying.call(opening, is_counted=lambda: False)

@@ -43,7 +43,7 @@ from dataflare.jobs.closing import (
 from dataflare.jobs.counting import policies_of
 from dataflare.jobs.failures import as_dataflare_error, place, recorded_failure
 from dataflare.jobs.going_on import state_before
-from dataflare.jobs.interrupts import LeftEarly, interruptible, unless_left
+from dataflare.jobs.interrupts import LeftEarly, happens_within, interruptible, unless_left
 from dataflare.jobs.known_tables import expanded_to_run
 from dataflare.jobs.learning import appeared_lines, refuse_more, with_fields
 from dataflare.jobs.lineage import Lineage, scratch_of
@@ -238,11 +238,8 @@ class _Run:
             await in_thread(self._record_end, record, result, told)
 
     def _record_end(self, record: RunRecord, result: RunResult, told: bool) -> None:
-        end = self.options.end
-        if told and end is not None:
-            self.lineage.log.finish(record, partial(end, result))
-        else:
-            self.lineage.log.finish(record)
+        end = self.options.end if told else None
+        self.lineage.log.finish(record, *([partial(end, result)] if end is not None else []))
 
     async def _tell_late(self, record: RunRecord) -> RunResult:
         """Report that the last run had finished, because its process was killed before it could."""
@@ -261,7 +258,8 @@ class _Run:
         policy = self.workflow.settings.restart
         failures: list[float] = []
         replans = 0
-        timer = self._timer()
+        for_s, loop = self.options.for_s, asyncio.get_running_loop()
+        timer = loop.call_later(for_s, self.stop.set) if for_s is not None else None
         try:
             while True:
                 try:
@@ -284,6 +282,8 @@ class _Run:
                         return "failed", place(self.workflow, refused), None
                 except Exception as raised:
                     error = place(self.workflow, as_dataflare_error(raised))
+                    if self.stop.is_set() and error.retry is not Retry.NEVER:
+                        return self._cut_short(error)
                     now = time.monotonic()
                     failures = [t for t in failures if now - t < policy.window] + [now]
                     if error.retry is Retry.NEVER or len(failures) > policy.attempts:
@@ -291,11 +291,8 @@ class _Run:
                     delay = min(policy.max_delay, policy.delay * 2 ** (len(failures) - 1))
                     delay = max(delay, min(error.retry_after_s or 0.0, AFTER_MAX_S))
                     self.watch.restarting(error, delay)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(delay):
-                            await self.stop.wait()
-                    if self.stop.is_set():
-                        return "failed", error, None
+                    if await happens_within(self.stop, delay):
+                        return self._cut_short(error)
                     resume = True
                     await self.lineage.keep(attempt=self.lineage.current.attempt + 1)
         finally:
@@ -327,15 +324,18 @@ class _Run:
             self.watch.warn([line])
         return now
 
-    def _timer(self) -> asyncio.TimerHandle | None:
-        for_s, loop = self.options.for_s, asyncio.get_running_loop()
-        return None if for_s is None else loop.call_later(for_s, self.stop.set)
+    def _cut_short(self, error: DataFlareError) -> tuple[str, DataFlareError | None, None]:
+        """How a run ends that was stopped and could take no last checkpoint."""
+        if self.interrupted:
+            self.watch.no_last_checkpoint(error)
+        return (self._stopped_by(), None, None) if self.interrupted else ("failed", error, None)
 
     async def _open(self, plan: Plan) -> tuple[dict[str, Committer], Identity]:
         """The committers of an attempt, and its identity."""
         identity = self.lineage.identity()
         store = self.lineage.store_of(self.lineage.current)
-        return await open_committers(plan.stages, identity, store, self.retries), identity
+        on_error = policies_of(self.workflow)
+        return await open_committers(plan.stages, identity, store, self.retries, on_error), identity
 
     async def _attempt(
         self, plan: Plan, resume: bool

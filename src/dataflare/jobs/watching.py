@@ -144,6 +144,15 @@ class Watch:
         self.warnings.append(f"restarted after {error.code}: {reason}")
         self.say(f"{reason}; restarting in {delay_s:g} s", level="error")
 
+    def no_last_checkpoint(self, error: DataFlareError) -> None:
+        """The run was stopped while a system failed."""
+        self.warn(
+            [
+                f"stopped without a last checkpoint after {error.code}: {from_here(error.message)}; the next run goes on "
+                "from the checkpoint before, and reads again what came since"
+            ]
+        )
+
     def alerted(self, event: Event) -> None:
         """Tell the user, and the log, that an alert fires or is resolved."""
         name, step = event.rule.name, event.step or None

@@ -95,6 +95,11 @@ class Stage(Struct, frozen=True):
         """Of a destination, the columns that it writes."""
         return with_run_column(self.schema, self.run_column)
 
+    @property
+    def refuses_at_commit(self) -> bool:
+        """As `DestinationCapabilities` says."""
+        return self.destination is not None and self.destination.capabilities().refuses_at_commit
+
     def lookups(self) -> list[Lookup]:
         """The lookups of all its segments."""
         bodies = [self.body] if self.body else []

@@ -19,6 +19,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from dataflare.errors import DataFlareError, Retry, SystemError_
+from dataflare.resilience.leaving import Leaving
 
 T = TypeVar("T")
 
@@ -28,6 +29,12 @@ CALLS_MIN = 5
 
 class HeldBack(SystemError_):
     """A call was not made, because the breaker is open and the call is one that does not wait."""
+
+    default_code = "E0615"
+
+
+class Left(SystemError_):
+    """A call was not made, because the breaker is open and the run stops. It is not made again."""
 
     default_code = "E0615"
 
@@ -104,14 +111,16 @@ class CircuitBreaker:
         timed: bool = True,
         is_counted: Callable[[], bool] = lambda: True,
         waits: bool = True,
+        leaving: Leaving | None = None,
     ) -> T:
         """Make the call as soon as the breaker allows it; returns or raises what `call` does.
 
         step: whose call it is. timed: a slow call counts; False for calls that wait for new rows. is_counted: asked after
         the call; False where it did not reach the system, and so says nothing of it. An error that is worth retrying
-        always counts. waits: False for a call that raises HeldBack where others wait.
+        always counts. waits: False for a call that raises HeldBack where others wait. leaving: when the run stops, a call
+        that waits raises Left.
         """
-        trial = await self._admitted(step, waits)
+        trial = await self._admitted(step, waits, leaving)
         try:
             started = self._clock()
             try:
@@ -130,20 +139,25 @@ class CircuitBreaker:
                 self._trying -= 1
             self._wake()
 
-    async def _admitted(self, step: str, waits: bool) -> int | None:
+    async def _admitted(self, step: str, waits: bool, leaving: Leaving | None) -> int | None:
         """Wait until a call may be made. Returns for a trial call which opening it is a trial of, else None."""
         while self._open_until is not None:
             remaining_s = self._open_until - self._clock()
             is_tried = self._trying + self._succeeded < self._trials
             if not waits and (remaining_s > 0 or not is_tried):
                 raise HeldBack(f"the circuit breaker of step '{step}' is open", step=step)
-            if remaining_s > 0:
-                await self._sleep(remaining_s)
-            elif not is_tried:
-                await self._changed.wait()
-            else:
+            if remaining_s <= 0 and is_tried:
                 self._trying += 1
                 return self._opening
+            wait = self._sleep(remaining_s) if remaining_s > 0 else self._changed.wait()
+            if leaving is None:
+                await wait
+                continue
+            await leaving.unless_begun(wait)
+            if leaving.is_begun:
+                raise Left(
+                    f"the circuit breaker of step '{step}' is open", step=step, retry=Retry.LATER
+                )
         return None
 
     def _wake(self) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from msgspec import Struct
 
 from dataflare.errors import DataFlareError, Retry
-from dataflare.resilience.breaker import CircuitBreaker
+from dataflare.resilience.breaker import CircuitBreaker, Left
+from dataflare.resilience.leaving import Leaving
 from dataflare.resilience.policy import AFTER_MAX_S, RetryPolicy
 from dataflare.sdk import injected_faults
 from dataflare.sdk.tracing import LIVE, called
@@ -50,7 +51,7 @@ class Retrying:
 
     breaker: each attempt goes through it. fallback: what the step does while it is open. on_retry: called before each retry. sleep and chance: the wait
     of the clock and a random number in [0, 1); tests replace them. waiting: entered, with the step, while an attempt is made. A system that says when to retry
-    (`retry_after_s`) gets the default policy if the step has none.
+    (`retry_after_s`) gets the default policy if the step has none. leaving: cuts the waits when the run stops.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class Retrying:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
         waiting: Waiting | None = None,
+        leaving: Leaving | None = None,
     ) -> None:
         self.step, self.policy, self._breaker = step, policy, breaker
+        self._leaving = leaving
         self._on_retry, self._sleep, self._chance = on_retry, sleep, chance
         self.fallback, self._waiting = fallback, waiting
 
@@ -77,17 +80,19 @@ class Retrying:
         timed: bool = True,
         is_counted: Callable[[], bool] = lambda: True,
         waits: bool = True,
+        is_left: bool = True,
     ) -> T:
         """Make a call until it succeeds or the attempts are used up; returns its result. `attempt` must
         be safe to call again after it raised. progress: a number that grows with each step forward; only
         attempts without progress are counted. timed, is_counted and waits: see
-        `CircuitBreaker.call`."""
+        `CircuitBreaker.call`. is_left: whether a run that stops waits for the call, so that its waits are cut then."""
+        leaving = self._leaving if is_left else None
         if injected_faults.ACTIVE is not None:
             attempt = injected_faults.ACTIVE.calling(attempt, self.step)
         if LIVE.get() is not None:
             attempt = called(f"call {self.step}", attempt, {"step": self.step})
         if self._breaker is not None:
-            call = partial(self._breaker.call, attempt, step=self.step)
+            call = partial(self._breaker.call, attempt, step=self.step, leaving=leaving)
             attempt = partial(call, timed=timed, is_counted=is_counted, waits=waits)
         if self._waiting is not None and self._waiting(self.step) is not None:
             attempt = partial(self._waited, attempt, self._waiting)
@@ -97,7 +102,7 @@ class Retrying:
             last_error = error
         while self._may_retry(last_error):
             try:
-                return await self._again(attempt, last_error, progress)
+                return await self._again(attempt, last_error, progress, leaving)
             except _FailedAfterProgress as failure:
                 last_error = failure.error
         raise last_error
@@ -131,6 +136,7 @@ class Retrying:
         attempt: Callable[[], Awaitable[T]],
         first: DataFlareError,
         progress: Callable[[], int],
+        leaving: Leaving | None,
     ) -> T:
         from tenacity import AsyncRetrying, retry_if_exception
 
@@ -149,10 +155,10 @@ class Retrying:
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(self._may_retry),
-            stop=self._is_over,
+            stop=partial(self._is_over, leaving=leaving),
             wait=self._wait_s,
             before_sleep=self._tell,
-            sleep=self._sleep,
+            sleep=self._sleep if leaving is None else leaving.cutting(self._sleep),
             retry_error_callback=_give_up,
         )
         result: T = await retrying(make)
@@ -166,9 +172,11 @@ class Retrying:
     def _attempts_max(self, error: DataFlareError) -> int:
         return self._policy_for(error).max_attempts
 
-    def _is_over(self, state: RetryCallState) -> bool:
+    def _is_over(self, state: RetryCallState, leaving: Leaving | None) -> bool:
         """Whether no try follows: as many were made as there may be, or the next would begin too late."""
         error = _error(state)
+        if leaving is not None and leaving.is_over(self._wait_s(state)):
+            return True
         if state.attempt_number >= self._attempts_max(error):
             return True
         most_s = self._policy_for(error).max_elapsed
@@ -178,6 +186,8 @@ class Retrying:
 
     def _may_retry(self, error: BaseException) -> bool:
         if not isinstance(error, DataFlareError) or error.retry is not Retry.LATER:
+            return False
+        if isinstance(error, Left):
             return False
         return self._attempts_max(error) > 1 and (error.retry_after_s or 0.0) <= AFTER_MAX_S
 
@@ -233,6 +243,7 @@ class Retries:
         self._policies, self._on_retry, self._sleep = policies or {}, on_retry, sleep
         self._breakers, self._fallbacks = breakers or {}, fallbacks or {}
         self._waiting = waiting
+        self.leaving = Leaving()
 
     def add(self, policies: Mapping[str, RetryPolicy | None]) -> None:
         """Steps that came while the run goes on."""
@@ -247,4 +258,5 @@ class Retries:
             fallback=self._fallbacks.get(step),
             sleep=self._sleep,
             waiting=self._waiting,
+            leaving=self.leaving,
         )

@@ -60,6 +60,7 @@ class DestinationCapabilities(Struct, frozen=True):
     not now ("mode: upsert with a key"), for the error. key: rows are sent to writers by these columns.
     by_id: with IDEMPOTENT, it knows a row by a column, so a row that comes again is one row however late it comes.
     at_commit: rows are visible when their epoch is committed, not before, though the delivery is not TRANSACTIONAL.
+    refuses_at_commit: its system tells only at the commit which rows it refuses; then see `Committer.take_refused`.
     bounded_only: refused in a run without end (overwrite, a single Parquet file).
     one_schema: what one run writes has the same columns from its first row to its last.
     all_rows: refused in a run that does not read all rows of its sources (mirror of one file).
@@ -78,6 +79,7 @@ class DestinationCapabilities(Struct, frozen=True):
     key: tuple[str, ...] = ()
     by_id: bool = False
     at_commit: bool = False
+    refuses_at_commit: bool = False
     bounded_only: bool = False
     one_schema: bool = False
     all_rows: bool = False
@@ -385,6 +387,12 @@ class Committer(ABC):
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         """Make the rows visible and record the epoch, atomically. The same epoch again changes
         nothing. Raises RunError (E0804, fenced) when a newer attempt has been here."""
+
+    def take_refused(self) -> Sequence[RefusedRow]:
+        """The rows that the system refused in the commits since the last call, where rows may be left out
+        (`DestinationContext.sift`). An epoch that is committed again must give the same ones again: they are in no
+        destination until the next epoch has them as dead letters. Of destinations with `refuses_at_commit`."""
+        return ()
 
     async def published(self) -> Mapping[str, Any]:
         """To show to the user at the end of a run: what is where (`{"path": ..., "rows": ...}`)."""

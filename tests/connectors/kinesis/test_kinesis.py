@@ -272,7 +272,10 @@ def test_a_record_that_was_not_taken_is_sent_again_alone(
     code, sent[:] = "ValidationException", []
     result = write(place, given, "format: text, partition_key: one")
     assert result.error is not None
-    assert (result.error.code, "ValidationException" in str(result.error)) == ("E0600", True)
+    assert (result.error.code, "ValidationException" in str(result.error)) == ("E0510", True)
+    sent[:] = []
+    result = write(place, given, "format: text, partition_key: one", "on_error: skip")
+    assert (result.error, result.steps["out"]["errors"], len(sent)) == (None, 2, 1)
 
 
 def test_a_plan_says_what_is_guaranteed_and_wrong_options_are_refused() -> None:

@@ -29,6 +29,7 @@ from servers.s3 import KEYS
 from sqs_kit import Place
 
 from dataflare.errors import ConfigError, DataFlareError
+from dataflare.jobs.letters import LetterBox
 from dataflare.model.types import Schema
 from dataflare.testing import check_destination, destination_of, read_source, source_of
 
@@ -287,10 +288,70 @@ def test_a_message_that_was_not_taken_is_sent_again_alone(
     assert write(place, [{"value": f"m{n}"} for n in range(4)], "format: text").error is None
     assert sent == [["m0", "m1", "m2", "m3"], ["m1", "m2"]]
     assert sorted(each["Body"] for each in place.taken()) == ["m0", "m1", "m2", "m3"]
-    why["SenderFault"], sent[:] = True, []
-    result = write(place, [{"value": f"m{n}"} for n in range(4)], "format: text")
+
+
+@pytest.mark.parametrize(
+    ("on_error", "left", "code"),
+    [("dead_letter", 2, None), ("skip", 2, None), ("fail", 0, "E0510")],
+)
+def test_messages_that_sqs_refuses_are_left_out_alone(
+    aws: AwsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    on_error: str, left: int, code: str | None,
+) -> None:  # fmt: skip
+    from dataflare.connectors.sqs.client import Queue
+
+    place = Place(aws, tmp_path, fifo=True)
+    refused = {"Code": "InvalidMessageContents", "Message": "no", "SenderFault": True}
+    ask = Queue.ask
+
+    def refuses_some(queue: Queue, call: str, **arguments: Any) -> Any:
+        if call != "send_message_batch":
+            return ask(queue, call, **arguments)
+        entries = arguments["Entries"]
+        bad = [each for each in entries if json.loads(each["MessageBody"])["n"] in (3, 17)]
+        good = [each for each in entries if each not in bad]
+        answer = ask(queue, call, Entries=good) if good else {}
+        return {**answer, "Failed": [{"Id": each["Id"], **refused} for each in bad]}
+
+    monkeypatch.setattr(Queue, "ask", refuses_some)
+    rows = [{"n": n, "g": n % 3} for n in range(40)]
+    result = write(place, rows, 'id: n, group: "g{g}"', f"on_error: {on_error}")
+    assert (result.error.code if result.error is not None else None) == code
+    if code is not None:
+        assert "InvalidMessageContents: no" in str(result.error)
+        return
+    assert result.steps["out"]["errors"] == left
+    assert result.steps["out"]["rows_out"] == 38
+    found = place.taken()
+    for group in range(3):
+        of_group = [f for f in found if f["Attributes"]["MessageGroupId"] == f"g{group}"]
+        expected = [n for n in range(group, 40, 3) if n not in (3, 17)]
+        assert [json.loads(each["Body"])["n"] for each in of_group] == expected
+    letters = LetterBox(tmp_path / "home" / "write").letters()
+    told = [
+        (each.row["n"], each.code, "InvalidMessageContents" in each.message) for each in letters
+    ]
+    assert sorted(told) == ([(3, "E0510", True), (17, "E0510", True)] * (on_error == "dead_letter"))
+
+
+def test_an_answer_about_who_asks_ends_the_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row would become a dead letter."""
+    from dataflare.connectors.sqs.client import Queue
+
+    ask = Queue.ask
+    why = {"Code": "KMS.AccessDeniedException", "SenderFault": True}
+
+    def refuses_all(queue: Queue, call: str, **arguments: Any) -> Any:
+        if call != "send_message_batch":
+            return ask(queue, call, **arguments)
+        return {"Failed": [{"Id": each["Id"], **why} for each in arguments["Entries"]]}
+
+    monkeypatch.setattr(Queue, "ask", refuses_all)
+    result = write(place, [{"n": 1}], "format: json", "on_error: dead_letter")
     assert result.error is not None
-    assert (result.error.code, "InternalError" in str(result.error)) == ("E0600", True)
+    assert (result.error.code, result.steps["out"]["dead_letters"]) == ("E0602", 0)
 
 
 def test_a_plan_says_what_is_guaranteed_and_options_without_effect_are_refused() -> None:

@@ -19,9 +19,9 @@ from dataflare.connectors.clickhouse.types import Kind
 from dataflare.errors import DataError
 from dataflare.model.batch import private
 from dataflare.model.types import TIME, DataType
+from dataflare.sdk.bisection import Refusal
 from dataflare.sdk.sql.exactness import beyond_float, first_lost, fraction_of, loses_scale
 from dataflare.sdk.sql.names import HELP
-from dataflare.sdk.sql.refusals import Refusal
 
 _BITS = {"Int": True, "UInt": False}
 _UUID = r"(?i)^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"

@@ -20,13 +20,14 @@ from dataflare.errors import DataError
 from dataflare.formats.text_write import python_row
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import DataType, Schema
+from dataflare.sdk.bisection import Refusal
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, RefusedRow, Writer, WriteStats
 from dataflare.sdk.sql import redo
 from dataflare.sdk.sql.fold import OP_COLUMN, rows_to_append
 from dataflare.sdk.sql.names import HELP, at_step
-from dataflare.sdk.sql.refusals import Refusal, with_row
+from dataflare.sdk.sql.refusals import with_row
 from dataflare.sdk.sql.store import Target
 from dataflare.sdk.threads import in_thread
 

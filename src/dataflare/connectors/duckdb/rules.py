@@ -18,8 +18,8 @@ from dataflare.connectors.duckdb.exactness import loss
 from dataflare.connectors.duckdb.limits import beyond, value_texts
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
+from dataflare.sdk.bisection import Refusal
 from dataflare.sdk.sql.names import quoted, refusal
-from dataflare.sdk.sql.refusals import Refusal
 from dataflare.sdk.sql.store import Target
 
 _ROWS, _NUMBER, _ORIGINAL, _PART = (

@@ -21,9 +21,10 @@ from dataflare.connectors.duckdb.types import declared, room_of, type_of_declara
 from dataflare.errors import DataError
 from dataflare.formats.text_write import python_row
 from dataflare.model.types import DataType
+from dataflare.sdk.bisection import Refusal
 from dataflare.sdk.sql.growth import Room
 from dataflare.sdk.sql.names import holds_data, quoted
-from dataflare.sdk.sql.refusals import Refusal, rowwise, with_row
+from dataflare.sdk.sql.refusals import rowwise, with_row
 from dataflare.sdk.sql.sql_store import Ready, SqlStore
 from dataflare.sdk.sql.store import Target
 from dataflare.sdk.sql.tables import Table, refuse_generated, refuse_other_clocks

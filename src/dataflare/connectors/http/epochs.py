@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import polars as pl
 
+from dataflare.connectors.http.sending import Request
 from dataflare.model.batch import SharedDataBatch
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.crashpoints import crash_point
@@ -19,14 +20,15 @@ from dataflare.sdk.destination import (
     Committer,
     Epoch,
     Marker,
+    RefusedRow,
     Writer,
     WriteStats,
 )
 from dataflare.sdk.sql import redo
 from dataflare.sdk.threads import in_thread
 
-Send = Callable[[pl.DataFrame, str], Awaitable[None]]
-"""Sends rows as one request with a key. Raises DataFlareError."""
+Send = Callable[[Request], Awaitable[None]]
+"""Sends a request until each of its rows is taken or refused, and goes on where it stopped. Raises DataFlareError."""
 
 
 class EpochWriter(Writer):
@@ -72,6 +74,8 @@ class EpochCommitter(Committer):
     ) -> None:
         self._context, self._batch_size, self._send, self._close = context, batch_size, send, close
         self._sent: tuple[int, int] = (0, 0)
+        self._sending: Request | None = None
+        self._refused: list[RefusedRow] = []
 
     async def marker(self) -> Marker | None:
         return None
@@ -84,19 +88,26 @@ class EpochCommitter(Committer):
 
     async def commit(self, epoch: Epoch, committables: Sequence[Committable]) -> None:
         if self._sent[0] != epoch.number:
-            self._sent = epoch.number, 0
+            self._sent, self._sending, self._refused = (epoch.number, 0), None, []
         number = 0
         for each in sorted(committables, key=lambda c: c.subtask):
             rows = await in_thread(self._rows, each)
             for part in rows.iter_slices(self._batch_size) if rows is not None else ():
                 number += 1
                 if number > self._sent[1]:
-                    await self._send(part, self._key(epoch.number, number))
-                    crash_point("http.commit.after_request")
                     # A call that failed and is made again goes on here.
-                    self._sent = epoch.number, number
+                    if self._sending is None:
+                        self._sending = Request(part, self._key(epoch.number, number))
+                    await self._send(self._sending)
+                    crash_point("http.commit.after_request")
+                    self._refused += self._sending.refused
+                    self._sent, self._sending = (epoch.number, number), None
         # The server cannot say what it has, so this epoch must be there if it is committed again.
         await in_thread(redo.clear_before, self._context.redo, epoch.number)
+
+    def take_refused(self) -> Sequence[RefusedRow]:
+        refused, self._refused = self._refused, []
+        return refused
 
     def _rows(self, committable: Committable) -> pl.DataFrame | None:
         file = redo.RedoFile.of(committable)

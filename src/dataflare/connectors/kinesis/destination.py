@@ -101,6 +101,7 @@ class KinesisWriter(RequestWriter):
     """Sends requests of up to 500 records. Records of one key follow each other."""
 
     entries_max = 500
+    names = "'stream'"
     busy_help = "give the stream more shards, or send less at a time"
 
     def __init__(
@@ -128,7 +129,7 @@ class KinesisWriter(RequestWriter):
         if not answer["FailedRecordCount"]:
             return ()
         return [
-            NotTaken(at, f"{code}: {each.get('ErrorMessage', '')}", passes=code in _PASSES)
+            NotTaken(at, code, each.get("ErrorMessage", ""), passes=code in _PASSES)
             for at, each in enumerate(answer["Records"])
             if (code := each.get("ErrorCode")) is not None
         ]

@@ -14,9 +14,9 @@ from dataflare.connectors.mysql.types import Declared
 from dataflare.errors import DataError
 from dataflare.formats.json_values import repeated_key
 from dataflare.model.types import DataType
+from dataflare.sdk.bisection import Refusal
 from dataflare.sdk.sql.exactness import beyond_float, first_lost, fraction_of, loses_scale
 from dataflare.sdk.sql.names import HELP
-from dataflare.sdk.sql.refusals import Refusal
 
 _YEARS = (1, 9999)
 _TIME_US = (838 * 3600 + 59 * 60 + 59) * 1_000_000 + 999_999

@@ -25,11 +25,12 @@ from dataflare.connectors.mysql.types import Declared, declared
 from dataflare.errors import DataError, DataFlareError
 from dataflare.formats.text_write import python_row
 from dataflare.model.types import INT64, DataType
+from dataflare.sdk.bisection import Pace, Refusal
 from dataflare.sdk.sql import marker, soft_deletes
 from dataflare.sdk.sql import tables as kit
 from dataflare.sdk.sql.growth import Room, Wider
 from dataflare.sdk.sql.names import HELP, listed, quoted
-from dataflare.sdk.sql.refusals import Pace, Refusal, rowwise, sift, with_row
+from dataflare.sdk.sql.refusals import rowwise, sift, with_row
 from dataflare.sdk.sql.server_errors import is_lost
 from dataflare.sdk.sql.sql_store import Ready, SqlStore
 from dataflare.sdk.sql.store import TableStore, Target, TransactionEnded

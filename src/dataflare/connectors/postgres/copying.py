@@ -23,9 +23,10 @@ from dataflare.errors import DataError, DataFlareError
 from dataflare.formats.far_times import far_columns
 from dataflare.formats.text_write import python_row
 from dataflare.model.types import DataType, Schema
+from dataflare.sdk.bisection import Pace, Refusal
 from dataflare.sdk.max_errors import Bound
 from dataflare.sdk.sql.names import listed
-from dataflare.sdk.sql.refusals import Pace, Refusal, sift, with_row
+from dataflare.sdk.sql.refusals import sift, with_row
 
 _COPY_LINE = re.compile(r"^COPY .*?, \S+ (\d+)", re.MULTILINE)
 _SAVEPOINT = "_dataflare_copy"

@@ -19,9 +19,10 @@ from dataflare.connectors.postgres.rules import PLACE, bound_of, checks, is_orph
 from dataflare.errors import DataError
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import DataType
+from dataflare.sdk.bisection import Pace, Refusal
 from dataflare.sdk.sql import soft_deletes
 from dataflare.sdk.sql.names import listed, quoted
-from dataflare.sdk.sql.refusals import Pace, Refusal, rowwise, sift
+from dataflare.sdk.sql.refusals import rowwise, sift
 from dataflare.sdk.sql.store import Target
 
 GONE = "__dataflare_gone"

@@ -21,8 +21,8 @@ from dataflare.connectors.postgres.few import FewRows
 from dataflare.connectors.postgres.markers import MAKING, PostgresMarkers
 from dataflare.connectors.postgres.merge import GONE, Keys
 from dataflare.connectors.postgres.rules import PLACE, copy_rules, deferred
+from dataflare.sdk.bisection import Pace
 from dataflare.sdk.sql.names import listed, quoted
-from dataflare.sdk.sql.refusals import Pace
 from dataflare.sdk.sql.store import Target, TransactionEnded
 from dataflare.sdk.sql.tables import several_rows
 

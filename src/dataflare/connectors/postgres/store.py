@@ -30,11 +30,11 @@ from dataflare.connectors.postgres.updating import update
 from dataflare.errors import DataError, DataFlareError
 from dataflare.model.batch import KIND_COLUMN
 from dataflare.model.types import DataType, Schema
+from dataflare.sdk.bisection import Refusal
 from dataflare.sdk.sql import soft_deletes, sweeping
 from dataflare.sdk.sql.fold import last_of_each, refuse_null_keys, rows_to_append
 from dataflare.sdk.sql.growth import outgrown
 from dataflare.sdk.sql.names import listed, quoted
-from dataflare.sdk.sql.refusals import Refusal
 from dataflare.sdk.sql.store import Target, TransactionEnded
 from dataflare.sdk.sql.sweeping import Sweep
 

@@ -21,8 +21,9 @@ from dataflare.connectors.sqlite.types import declared, stored, type_of_declarat
 from dataflare.errors import DataError
 from dataflare.formats.text_write import python_row
 from dataflare.model.types import DataType
+from dataflare.sdk.bisection import Pace, Refusal
 from dataflare.sdk.sql.names import holds_data, listed, quoted
-from dataflare.sdk.sql.refusals import Pace, Refusal, rowwise, sift, with_row
+from dataflare.sdk.sql.refusals import rowwise, sift, with_row
 from dataflare.sdk.sql.sql_store import Ready, SqlStore
 from dataflare.sdk.sql.store import Target
 from dataflare.sdk.sql.tables import refuse_bytes_in_json

@@ -11,6 +11,7 @@ from dataflare.connectors.sqs.client import AT_ONCE, Queue
 from dataflare.connectors.sqs.config import SqsDestinationConfig
 from dataflare.formats.messages.base64 import Base64Encoder
 from dataflare.formats.messages.contract import Encoder
+from dataflare.sdk.aws.client import BUSY
 from dataflare.sdk.aws.sending import Entry, NotTaken, RequestWriter
 from dataflare.sdk.brokers.destination import BrokerDestination
 from dataflare.sdk.brokers.rows import MessageMaker
@@ -149,6 +150,7 @@ class SqsWriter(RequestWriter):
     """Sends requests of ten messages. Messages of one group follow each other."""
 
     entries_max = AT_ONCE
+    names = "'queue'"
     busy_help = "see whether the service works, or send less at a time"
 
     def __init__(
@@ -185,8 +187,9 @@ class SqsWriter(RequestWriter):
         return [
             NotTaken(
                 int(each["Id"]),
-                f"{each['Code']}: {each.get('Message', '')}",
-                passes=not each["SenderFault"],
+                each["Code"],
+                each.get("Message", ""),
+                passes=not each["SenderFault"] or each["Code"] in BUSY,
             )
             for each in answer.get("Failed", ())
         ]

@@ -112,9 +112,9 @@ def code_of(error: Exception) -> str:
     return str(answer.get("Error", {}).get("Code", "")).rpartition(".")[2]
 
 
-def translated(error: Exception, place: str, names: str) -> DataFlareError:
-    """DataFlare's error for one of the client."""
-    code, text = code_of(error), " ".join(str(error).split())[:400]
+def told_by_service(code: str, text: str, place: str, names: str) -> DataFlareError | None:
+    """The error for a code by which a service tells of itself or of who asks; None for another one."""
+    code = code.rpartition(".")[2]
     if code in _ABSENT:
         return SystemError_(
             f"{place} does not exist",
@@ -122,7 +122,7 @@ def translated(error: Exception, place: str, names: str) -> DataFlareError:
             notes=[text],
             help=f"make it, or look at {names}, 'region' and 'endpoint'",
         )
-    if code in _FORBIDDEN:
+    if code in _FORBIDDEN or code.upper().startswith("KMS"):
         return SystemError_(
             f"{place}: permission denied",
             code="E0602",
@@ -137,6 +137,15 @@ def translated(error: Exception, place: str, names: str) -> DataFlareError:
         return SystemError_(
             f"{place} refuses the login", code="E0606", notes=[text], help=_CREDENTIALS_HELP
         )
+    return None
+
+
+def translated(error: Exception, place: str, names: str) -> DataFlareError:
+    """DataFlare's error for one of the client."""
+    code, text = code_of(error), " ".join(str(error).split())[:400]
+    busy = code in BUSY or _status(error) >= 500
+    if not busy and (told := told_by_service(code, text, place, names)) is not None:
+        return told
     credentials = (
         said.NoCredentialsError,
         said.PartialCredentialsError,
@@ -161,7 +170,7 @@ def translated(error: Exception, place: str, names: str) -> DataFlareError:
             retry=Retry.LATER,
             help="check whether the service works, or raise 'timeout'",
         )
-    if code in BUSY or _status(error) >= 500:
+    if busy:
         return SystemError_(
             f"{place} takes no more now: {text}",
             code="E0607",

@@ -1,8 +1,8 @@
 """Send entries to a service that takes many in a request, and tells for each whether it was taken.
 
 Always true: the entries of one key are sent in their order, by requests that follow each other. Entries that were not taken
-are sent again without those that were, so an entry may come behind a later one of its request. It is an error when no entry
-is taken for `timeout` seconds.
+for now are sent again without the others, so an entry may come behind a later one of its request. It is an error when no entry
+is taken for `timeout` seconds. An entry that the service refuses for what it is becomes a refused row.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import asyncio
 import time
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 from msgspec import Struct
 
 from dataflare.errors import DataFlareError, Retry, SystemError_
+from dataflare.sdk.aws.client import told_by_service
 from dataflare.sdk.brokers.rows import MessageMaker
 from dataflare.sdk.brokers.writing import DirectWriter
 from dataflare.sdk.context import DestinationContext
@@ -41,8 +42,13 @@ class NotTaken(Struct, frozen=True):
     again."""
 
     at: int
-    why: str
+    code: str
+    text: str
     passes: bool
+
+    @property
+    def why(self) -> str:
+        return f"{self.code}: {self.text}" if self.text else self.code
 
 
 class RequestWriter(DirectWriter):
@@ -52,6 +58,8 @@ class RequestWriter(DirectWriter):
     """How many entries a request has at most."""
     busy_help: str
     """What helps where the service takes no more."""
+    names: str
+    """The options that name the place."""
 
     def __init__(
         self,
@@ -77,49 +85,57 @@ class RequestWriter(DirectWriter):
     def close(self) -> None:
         """End the client. On a thread."""
 
-    async def send(self, messages: pl.DataFrame) -> None:
-        lanes: list[list[Entry]] = [[] for _ in range(_LANES)]
-        for entry in self.entries(messages):
-            lanes[zlib.crc32(entry.key) % _LANES].append(entry)
-        sent = [in_thread(self._send_lane, lane) for lane in lanes if lane]
+    async def send(self, messages: pl.DataFrame) -> Mapping[int, str]:
+        lanes: list[list[tuple[int, Entry]]] = [[] for _ in range(_LANES)]
+        for number, entry in enumerate(self.entries(messages)):
+            lanes[zlib.crc32(entry.key) % _LANES].append((number, entry))
+        refused: dict[int, str] = {}
+        sent = [in_thread(self._send_lane, lane, refused) for lane in lanes if lane]
         for outcome in await asyncio.gather(*sent, return_exceptions=True):
             if outcome is not None:
                 raise outcome
+        return refused
 
-    def _send_lane(self, entries: Sequence[Entry]) -> None:
-        """Send entries in their order. On a thread."""
-        values: list[dict[str, Any]] = []
+    def _send_lane(self, entries: Sequence[tuple[int, Entry]], refused: dict[int, str]) -> None:
+        """Send entries in their order, until one is refused where none may be. On a thread. refused: what the service
+        refuses is added, by number."""
+        part: list[tuple[int, Entry]] = []
         room = self._request_bytes
-        for entry in entries:
-            if values and (len(values) == self.entries_max or entry.size > room):
-                self._send(values)
-                values, room = [], self._request_bytes
-            values.append(entry.value)
-            room -= entry.size
-        self._send(values)
+        for numbered in entries:
+            size = numbered[1].size
+            if part and (len(part) == self.entries_max or size > room):
+                self._send(part, refused)
+                part, room = [], self._request_bytes
+            if refused and not self._context.sift:
+                return
+            part.append(numbered)
+            room -= size
+        self._send(part, refused)
 
-    def _send(self, values: list[dict[str, Any]]) -> None:
-        """Send a request, and again what was not taken. Raises when nothing was taken for some time."""
+    def _send(self, part: Sequence[tuple[int, Entry]], refused: dict[int, str]) -> None:
+        """Send a request, and again what was not taken for now. Raises when nothing was taken for some time."""
         wait_s, end = _WAIT_S, time.monotonic() + self._timeout
-        while failed := self.request(values):
-            why = failed[0].why
-            if not all(each.passes for each in failed):
-                raise self._not_taken(next(each.why for each in failed if not each.passes))
-            if len(failed) < len(values):
+        while failed := self.request([entry.value for _, entry in part]):
+            busy = [each for each in failed if each.passes]
+            for each in failed:
+                if not each.passes:
+                    self._raise_of_service(each)
+                    refused[part[each.at][0]] = each.why
+            if not busy:
+                return
+            if len(busy) < len(part):
                 wait_s, end = _WAIT_S, time.monotonic() + self._timeout
             elif time.monotonic() > end:
-                raise self._busy(why)
-            values = [values[each.at] for each in failed]
+                raise self._busy(busy[0].why)
+            part = [part[each.at] for each in busy]
             time.sleep(wait_s)
             wait_s = min(wait_s * 2, _WAIT_MAX_S)
 
-    def _not_taken(self, why: str) -> DataFlareError:
-        return SystemError_(
-            f"{self._place} refuses a message: {why}",
-            code="E0600",
-            step=self._context.step,
-            help="fix the cause that the service reports, and run again",
-        )
+    def _raise_of_service(self, each: NotTaken) -> None:
+        """Raise the error of a service that would refuse any entry."""
+        error = told_by_service(each.code, each.why, self._place, self.names)
+        if error is not None:
+            raise error
 
     def _busy(self, why: str) -> DataFlareError:
         return SystemError_(

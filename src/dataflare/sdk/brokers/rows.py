@@ -77,10 +77,12 @@ class Shape(Struct, frozen=True):
 
 
 class Made(Struct, frozen=True):
-    """messages: as MESSAGES. refused: rows, with the column `why`."""
+    """messages: as MESSAGES. refused: rows, with the column `why`. rows: those of the messages, in their order, for
+    brokers that tell of each message whether they take it."""
 
     messages: pl.DataFrame
     refused: pl.DataFrame
+    rows: pl.DataFrame | None = None
 
 
 class MessageMaker:
@@ -123,9 +125,13 @@ class MessageMaker:
         reason = messages.select(pl.coalesce([*why, *self._unfit()]).alias("why"))["why"]
         bad = reason.is_not_null()
         if not bad.any():
-            return Made(self._traced(messages), frame.head(0).with_columns(why=pl.lit("")))
+            return Made(self._traced(messages), frame.head(0).with_columns(why=pl.lit("")), frame)
         rows = frame.with_columns(reason).filter(bad)
-        return Made(self._traced(messages.filter(~bad)), rows.drop(KIND_COLUMN, strict=False))
+        return Made(
+            self._traced(messages.filter(~bad)),
+            rows.drop(KIND_COLUMN, strict=False),
+            frame.filter(~bad),
+        )
 
     def _traced(self, messages: pl.DataFrame) -> pl.DataFrame:
         """With the trace in the headers of those that still fit then: no row is refused for it."""

@@ -6,14 +6,14 @@ Always true: what may fail and is made again is before anything is kept or sent.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import polars as pl
 
 from dataflare.errors import DataError
 from dataflare.formats.text_write import python_row, python_rows
-from dataflare.model.batch import SharedDataBatch
+from dataflare.model.batch import KIND_COLUMN, SharedDataBatch
 from dataflare.sdk.brokers.rows import Made
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.crashpoints import crash_point
@@ -43,17 +43,20 @@ class MessageWriter(Writer):
         self._maker, self._context, self._place = maker, context, place
         self._refused: list[RefusedRow] = []
 
-    def made(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def made(self, frame: pl.DataFrame) -> Made:
         """The messages of rows. On any thread."""
         made = self._maker.make(frame)
-        if not made.refused.height:
-            return made.messages
+        if made.refused.height:
+            self._leave_out(made.refused)
+        return made
+
+    def _leave_out(self, refused: pl.DataFrame) -> None:
+        """Keep refused rows, with the column `why`. Raises DataError (E0510) where rows may not be left out."""
         if not self._context.sift:
-            raise self._refusal(made.refused)
-        for row in python_rows(made.refused):
+            raise self._refusal(refused)
+        for row in python_rows(refused):
             why = row.pop("why")
             self._refused.append(RefusedRow(row, "E0510", f"{self._place} refuses a row: {why}"))
-        return made.messages
 
     def _refusal(self, refused: pl.DataFrame) -> DataError:
         row = python_row(refused)
@@ -97,7 +100,7 @@ class EpochWriter(MessageWriter):
         return WriteStats(batch.num_rows, num_bytes)
 
     def _write(self, frame: pl.DataFrame, num_bytes: int) -> None:
-        messages = self.made(frame)
+        messages = self.made(frame).messages
         if messages.height:
             self._redo.append(messages, num_bytes)
 
@@ -121,14 +124,24 @@ class DirectWriter(MessageWriter):
     async def write_batch(self, batch: SharedDataBatch) -> WriteStats:
         if batch.num_rows:
             few = self._maker.at_once and _are_few(batch)
-            messages = self.made(batch.frame) if few else await in_thread(self.made, batch.frame)
-            if messages.height:
-                await self.send(messages)
+            made = self.made(batch.frame) if few else await in_thread(self.made, batch.frame)
+            if made.messages.height:
+                refused = await self.send(made.messages)
+                if refused and made.rows is not None:
+                    self._leave_out(_rows_at(made.rows, refused))
         return WriteStats(batch.num_rows, batch.num_bytes)
 
     @abstractmethod
-    async def send(self, messages: pl.DataFrame) -> None:
-        """Send messages, as `rows.MESSAGES`, in their order. After `flush` the broker must have them all."""
+    async def send(self, messages: pl.DataFrame) -> Mapping[int, str] | None:
+        """Send messages, as `rows.MESSAGES`, in their order. After `flush` the broker must have them all, except those
+        that it told to refuse: by their numbers, why."""
+
+
+def _rows_at(rows: pl.DataFrame, refused: Mapping[int, str]) -> pl.DataFrame:
+    """Refused rows in their order, with the column `why`."""
+    numbers = sorted(refused)
+    why = pl.Series("why", [refused[number] for number in numbers], pl.String())
+    return rows[numbers].drop(KIND_COLUMN, strict=False).with_columns(why)
 
 
 def _are_few(batch: SharedDataBatch) -> bool:

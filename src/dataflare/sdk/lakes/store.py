@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from dataflare.errors import CheckpointError, DataFlareError
 from dataflare.formats.text_write import python_row
 from dataflare.model.types import RESERVED, Schema
+from dataflare.sdk.bisection import Refusal
 from dataflare.sdk.lakes import marker, marking
 from dataflare.sdk.lakes.fit import (
     fit,
@@ -35,7 +36,7 @@ from dataflare.sdk.sql import sweeping, tables
 from dataflare.sdk.sql.fold import rows_to_append
 from dataflare.sdk.sql.marker import MarkerRow, MarkerRows
 from dataflare.sdk.sql.names import missing_table
-from dataflare.sdk.sql.refusals import Refusal, with_row
+from dataflare.sdk.sql.refusals import with_row
 from dataflare.sdk.sql.store import TableStore, Target
 from dataflare.sdk.sql.sweeping import Sweep
 

@@ -6,6 +6,7 @@ for the contracts and on `model` for rows and types; docs/extend/databases.md sh
 
 from __future__ import annotations
 
+from dataflare.sdk.bisection import Pace, Refusal
 from dataflare.sdk.sql.config import (
     FileReadOptions,
     FileSqlOptions,
@@ -30,7 +31,7 @@ from dataflare.sdk.sql.names import (
     missing_table,
     quoted,
 )
-from dataflare.sdk.sql.refusals import Pace, Refusal, rowwise, sift, with_row
+from dataflare.sdk.sql.refusals import rowwise, sift, with_row
 from dataflare.sdk.sql.session import Session, shared_session
 from dataflare.sdk.sql.sql_markers import SqlMarkers
 from dataflare.sdk.sql.sql_store import Ready, SqlStore

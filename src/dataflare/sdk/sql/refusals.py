@@ -1,9 +1,5 @@
-"""Find the rows that a database refuses, and keep the others. Pure, except for the caller's
-functions.
-
-Always true: the rows are tried in their order, and a row is refused only if it failed alone, after
-all accepted rows before it were written. So the result is the same as writing the rows one by one.
-"""
+"""Write rows without those that a database refuses, and tell of these. Pure, except for the caller's
+functions."""
 
 from __future__ import annotations
 
@@ -11,39 +7,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
-from msgspec import Struct
 
 from dataflare.errors import DataError
 from dataflare.formats.text_write import python_row
 from dataflare.model.batch import KIND_COLUMN, RowKind
 from dataflare.model.types import RESERVED
 from dataflare.model.unchanged import UNCHANGED
+from dataflare.sdk.bisection import Bisection, Pace, Refusal
 from dataflare.sdk.destination import RefusedRow
-from dataflare.sdk.max_errors import Bound, end_search
+from dataflare.sdk.max_errors import Bound
 from dataflare.sdk.sql.names import HELP
 
-_SLICE_MIN = 256
 _LEAVING = (RowKind.UPDATE_BEFORE.value, RowKind.DELETE.value)
-
-
-class Refusal(Struct, frozen=True):
-    """row: its number among the tried rows. error: of the database."""
-
-    row: int
-    error: DataError
-
-
-class Pace(Struct):
-    """How many rows to try at once: fewer after a refusal, more after each success. It is kept from
-    batch to batch, because bad rows often come close together."""
-
-    rows: int = 2**31
-
-    def failed(self, tried: int) -> None:
-        self.rows = max(_SLICE_MIN, tried // 4)
-
-    def passed(self) -> None:
-        self.rows = min(2**31, self.rows * 2)
 
 
 def sift(
@@ -62,33 +37,17 @@ def sift(
     if known; wrong ones only cost time. first_only: stop at the first refused row.
     bound: raises DataError (E0530) for more refused rows.
     """
-    refused: list[Refusal] = []
-    guilty = 0
-    todo = [(0, count)] if count else []
-    while todo:
-        first, behind = todo.pop()
-        if behind - first > pace.rows:
-            todo.append((first + pace.rows, behind))
-            behind = first + pace.rows
+    search = Bisection(count, pace, bound=None if first_only else bound)
+    while (part := search.part) is not None:
         try:
-            attempt(first, behind)
+            attempt(*part)
         except DataError as error:
-            if behind - first == 1:
-                refused.append(Refusal(first, error))
-                if first_only:
-                    return refused
-                if bound is not None:
-                    guilty += bound.counts(error)
-                    end_search(bound.step, guilty, bound.most)
-                continue
-            pace.failed(behind - first)
-            cuts = [row for row in suspects(error, first, behind) if first <= row < behind]
-            cuts = [cut for row in cuts for cut in (row, row + 1)] or [(first + behind) // 2]
-            parts = zip([first, *cuts], [*cuts, behind], strict=True)
-            todo += [part for part in reversed([*parts]) if part[0] < part[1]]
+            search.refuse(error, suspects(error, *part))
+            if first_only and search.refused:
+                break
         else:
-            pace.passed()
-    return refused
+            search.took()
+    return search.refused
 
 
 def rowwise(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:

@@ -19,6 +19,7 @@ import polars as pl
 from msgspec.structs import replace
 
 from dataflare.errors import DataFlareError
+from dataflare.sdk.bisection import Refusal
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Epoch
 from dataflare.sdk.sql import redo
@@ -29,7 +30,6 @@ from dataflare.sdk.sql.marker import (
     first_marker,
     next_marker,
 )
-from dataflare.sdk.sql.refusals import Refusal
 from dataflare.sdk.sql.rewinding import take_back
 from dataflare.sdk.sql.shares import Member, Share, alike, write_parts
 from dataflare.sdk.sql.store import TableStore, Target, TransactionEnded

@@ -15,13 +15,13 @@ from msgspec.structs import replace
 
 from dataflare.errors import DataError
 from dataflare.model.types import RESERVED, DataType, Schema
+from dataflare.sdk.bisection import Refusal
 from dataflare.sdk.max_errors import end_search
 from dataflare.sdk.sql import soft_deletes, sweeping, tables
 from dataflare.sdk.sql.fold import fold, rows_to_append
 from dataflare.sdk.sql.growth import Room, Wider, characters, outgrown
 from dataflare.sdk.sql.names import listed, missing_table, quoted
 from dataflare.sdk.sql.ready import Ready as Ready
-from dataflare.sdk.sql.refusals import Refusal
 from dataflare.sdk.sql.sql_markers import SqlMarkers
 from dataflare.sdk.sql.store import Target
 from dataflare.sdk.sql.sweeping import Sweep

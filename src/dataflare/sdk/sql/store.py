@@ -11,10 +11,10 @@ from msgspec import Struct
 
 from dataflare.errors import DataFlareError
 from dataflare.model.types import Schema
+from dataflare.sdk.bisection import Refusal
 from dataflare.sdk.declarations import Declarations
 from dataflare.sdk.max_errors import Bound
 from dataflare.sdk.sql.marker import MarkerRow, MarkerRows
-from dataflare.sdk.sql.refusals import Refusal
 from dataflare.sdk.sql.sweeping import Sweep
 
 STAGING_PREFIX = "_dataflare_new_"
