@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -260,7 +260,7 @@ class Attempt:
             for future in self._waiting:
                 future.cancel()
 
-    def _leave(self, stopped: asyncio.Future[bool]) -> None:
+    def _leave(self, stopped: asyncio.Future[Any]) -> None:
         """The run stops: no wait for a system that fails holds it up."""
         if not stopped.cancelled():
             self.retries.leaving.begin()
