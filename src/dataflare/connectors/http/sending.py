@@ -97,7 +97,7 @@ class Requests:
             raise _request_error(answer, config.url)
         if not self._context.sift:
             raise self._refusal(rows, why)
-        request.refuse(DataError(why, code="E0510"))
+        request.refuse(DataError(why, code="E0510", help=self._help))
         return False
 
     def _body(self, rows: pl.DataFrame) -> tuple[bytes, str]:

@@ -56,8 +56,7 @@ class MysqlStore(SqlStore):
     def __init__(self, server: Server, lineage: str, attempt: int, *, aside: bool = False) -> None:
         super().__init__()
         self._server, self._attempt, self._aside = server, attempt, aside
-        self._lineage = lineage.replace("-", "")[:8]
-        self.label = server.label
+        self._lineage, self.label = lineage.replace("-", "")[:8], server.label
         self._connection: Db | None = None
         self._touched: set[str] = set()
         self._garbage: list[str] = []
