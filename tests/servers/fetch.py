@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -95,6 +96,26 @@ def go(module: str, version: str) -> Path:
         run("go", "install", f"{module}@{version}", GOBIN=str(folder), GOFLAGS="-modcacherw")
 
     return cached(f"{module.rpartition('/')[2]}-{version}", make)
+
+
+def go_program(source: Path) -> Path:
+    """A program whose Go sources, and the versions of all that it needs, are in a folder. Skips the test where there is no
+    Go."""
+    if shutil.which("go") is None and os.environ.get("CI") != "true":
+        pytest.skip(
+            f"no Go on this machine, which {source.name} is built with: install it (golang)"
+        )
+    files = sorted(source.iterdir())
+    mark = zlib.crc32(b"".join(file.read_bytes() for file in files))
+
+    def make(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as work:
+            for file in files:
+                shutil.copy(file, work)
+            run("go", f"-C={work}", "build", "-p=2", "-o", str(folder / source.name), ".",
+                CGO_ENABLED="0", GOFLAGS="-modcacherw -buildvcs=false")  # fmt: skip
+
+    return cached(f"{source.name}-{mark:08x}", make) / source.name
 
 
 def run(*command: str, **environment: str) -> None:
