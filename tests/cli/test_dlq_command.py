@@ -173,3 +173,43 @@ def test_letters_in_a_database_are_looked_at_there(act: list[str], tmp_path: Pat
     done = cli("dlq", act[0], "letters", *act[1:], cwd=tmp_path)
     assert done.returncode == 2
     assert "error[E0123]: the dead letters of 'letters' go to a destination" in done.stderr
+
+
+def test_a_replay_is_among_the_runs_with_its_log_and_its_report(ran: Path) -> None:
+    write(ran, "w.yaml", GOOD)
+    replayed = json.loads(cli("dlq", "replay", "letters", "--json", cwd=ran).stdout)
+    (run_id,) = replayed["run_ids"]
+    newest, before = json.loads(cli("runs", "letters", "--json", cwd=ran).stdout)
+    assert (newest["run_id"], newest["workflow"], newest["kind"]) == (run_id, "letters", "replay")
+    assert (newest["status"], newest["counts"]["out"]["rows_in"]) == ("finished", 10)
+    assert before["kind"] == "run"
+    line = cli("runs", cwd=ran).stdout.splitlines()[2]
+    assert line.startswith(run_id)
+    assert line.endswith("replay of dead letters")
+    lines = cli("logs", "letters", "--run", run_id, "--json", cwd=ran).stdout.splitlines()
+    assert {json.loads(each)["workflow"] for each in lines} == {"letters"}
+    assert "finished after" in lines[-1]
+    report = json.loads(cli("report", run_id, "--json", cwd=ran).stdout)
+    assert report["workflow"] == "letters"
+    # What the next run goes on from, and the newest report and log, are those of the workflow's own run.
+    assert (
+        json.loads(cli("report", "letters", "--json", cwd=ran).stdout)["run_id"] == before["run_id"]
+    )
+    assert (
+        answer(cli("run", "w.yaml", "--json", "--accept-changes", cwd=ran))["status"] == "finished"
+    )
+    assert len(json.loads(cli("runs", "letters", "--json", cwd=ran).stdout)) == 3
+
+
+def test_a_replay_that_failed_or_was_killed_is_among_the_runs(ran: Path) -> None:
+    write(ran, "w.yaml", GOOD)
+    killed = cli("dlq", "replay", "letters", cwd=ran, DATAFLARE_CRASH_AT="engine.after_manifest")
+    assert killed.returncode < 0
+    assert len(json.loads(cli("runs", "letters", "--json", cwd=ran).stdout)) == 1
+    assert cli("dlq", "replay", "letters", cwd=ran).returncode == 0
+    found = json.loads(cli("runs", "letters", "--json", cwd=ran).stdout)
+    assert [(each["kind"], each["status"]) for each in found] == [
+        ("replay", "finished"),
+        ("replay", "killed"),
+        ("run", "finished"),
+    ]

@@ -57,7 +57,7 @@ class RunRecord(Struct, frozen=True):
 
     file: the workflow's file; times: RFC 3339, UTC. resumed_from: an epoch, or None for a run from
     the beginning. counts, settings, fingerprints: by step or name. carried: by source, the value that
-    the next run starts from. reported: the user was told how it ended.
+    the next run starts from. reported: the user was told how it ended. kind: run, or replay: of dead letters.
     """
 
     run_id: str
@@ -75,6 +75,7 @@ class RunRecord(Struct, frozen=True):
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     reported: bool = True
+    kind: str = "run"
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:

@@ -38,9 +38,12 @@ def logs(
     file: File = None,
 ) -> int:
     """Print the log of a run: how it began, notices, retries, restarts, errors, and how it ended."""
+    from dataflare.jobs.replay_history import folder_of_run
     from dataflare.observability import logs as files
 
     folder = common.workflow_folder(workflow, file)
+    if run is not None:
+        folder = folder_of_run(folder, run) or folder
     chosen = run or files.newest(folder)
     found = list(files.lines(folder, chosen)) if chosen else []
     if chosen is None or not (found or follow):

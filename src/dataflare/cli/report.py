@@ -66,6 +66,7 @@ def report(
 def _found(run: str, file: Path | None) -> tuple[Path, RunRecord]:
     """The workflow's folder and the record of a run."""
     from dataflare.checkpoint.runs import RunLog
+    from dataflare.jobs.replay_history import folder_of_run
 
     workflows = common.known_workflows()
     if file is not None:
@@ -79,10 +80,10 @@ def _found(run: str, file: Path | None) -> tuple[Path, RunRecord]:
             f"no run of '{run}' is recorded", code="E0815", blame=Blame.USER, help="run it first"
         )
     for name in workflows:
-        folder = common.workflow_folder(name, file)
-        record = RunLog(folder).find(run)
-        if record is not None:
-            return folder, record
+        found = folder_of_run(common.workflow_folder(name, file), run)
+        record = None if found is None else RunLog(found).find(run)
+        if found is not None and record is not None:
+            return found, record
     raise WorkflowError(
         f"there is no run '{run}' here",
         code="E0815",

@@ -50,14 +50,14 @@ def runs(
 
 def _records(workflow: str | None, file: Path | None, limit: int) -> list[RunRecord]:
     """The newest runs of one workflow or of all. Run ids sort by time."""
-    from dataflare.checkpoint.runs import RunLog
+    from dataflare.jobs.replay_history import with_replays
 
     if workflow is not None:
-        return list(RunLog(common.workflow_folder(workflow, file)).list(limit))
+        return list(with_replays(common.workflow_folder(workflow, file), limit))
     records = [
         record
         for name in common.known_workflows()
-        for record in RunLog(common.home() / name).list(limit)
+        for record in with_replays(common.home() / name, limit)
     ]
     return sorted(records, key=lambda record: record.run_id, reverse=True)[:limit]
 
@@ -97,7 +97,7 @@ def _total(counts: Mapping[str, Any], counter: str) -> int:
 
 def _story(record: RunRecord) -> str:
     """The checkpoint that the run resumed, and the error that ended it."""
-    parts = []
+    parts = ["replay of dead letters"] if record.kind == "replay" else []
     if record.resumed_from is not None:
         parts.append(f"resumed from checkpoint {record.resumed_from}")
     if failed := _total(record.counts, "errors"):

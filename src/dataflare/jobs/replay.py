@@ -48,6 +48,7 @@ from dataflare.jobs.feeds import (
 from dataflare.jobs.letters import REPLAY_FOLDER, Letter, LetterBox
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.recovery import forget
+from dataflare.jobs.replay_history import keep_runs
 from dataflare.jobs.result import RunResult
 from dataflare.jobs.run import run
 from dataflare.jobs.unread_rows import read_rows_again
@@ -132,6 +133,7 @@ class _Replay:
 
     def _settled(self, folder: Path) -> bool:
         """Whether a batch's run has finished. If so, its ids are added to the ledger and it is removed."""
+        keep_runs(folder, self.workflow.name)
         current = RunLog(folder).current()
         ids = _ids(folder)
         if (current is None or not current.finished) and not self.box.replayed().issuperset(ids):
@@ -297,9 +299,11 @@ class _Replay:
     def _run(self, folder: Path, graph: Graph, feed: Feed) -> bool:
         """Run a batch. Returns whether it finished."""
         part, rows = self._part(graph, feed, folder), _facts(folder)["rows"]
-        result = run(part, RunOptions(self.state, accept_changes=True))
+        observers = [lambda watch: watch.log.writing(folder, lambda text: watch.warn([text]))]
+        result = run(part, RunOptions(self.state, accept_changes=True, observers=observers))
         self.outcome.results.append(result)
         if result.status != "finished":
+            keep_runs(folder, self.workflow.name)
             return False
         crash_point("replay.finished")
         steps: Mapping[str, Mapping[str, Any]] = result.steps
