@@ -251,9 +251,3 @@ def test_a_table_without_a_key_is_read_again(plain: Plain) -> None:
         assert await follower.read() == [(RowKind.DELETE, "cu")]
 
     asyncio.run(check())
-
-
-def test_single_rows_cannot_be_read_again(case: Case) -> None:
-    with pytest.raises(DataFlareError, match="a source of type mysql cannot do it") as refused:
-        resync(case.workflow(), case.home, "orders", "id < 10")
-    assert refused.value.code == "E0809"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataflare.connectors.mysql.checksums import DIGESTS, texts
 from dataflare.connectors.mysql.config import MysqlSourceConfig
-from dataflare.connectors.mysql.connection import Db, Server
+from dataflare.connectors.mysql.connection import Db, Server, literal
 from dataflare.connectors.mysql.errors import mysql_errors
 from dataflare.connectors.mysql.facts import server_facts
 from dataflare.connectors.mysql.incremental import IncrementalReader, check_incremental
@@ -26,12 +26,14 @@ from dataflare.sdk.sql.checksums import SupportsChecksums
 from dataflare.sdk.sql.config import Incremental
 from dataflare.sdk.sql.incremental import State
 from dataflare.sdk.sql.read_again import states
+from dataflare.sdk.sql.relation import with_values
 from dataflare.sdk.sql.table_streams import NewTables, TableStreams
 from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
     from dataflare.connectors.mysql.cdc.following import Followed
     from dataflare.connectors.mysql.cdc.source import ChangeSource
+    from dataflare.expr import Typed
 
 _ROWS_KEPT = 10_000_000
 """Up to so many rows the hashes of rows are kept in a temporary table of the server, about 100 bytes each. For more
@@ -149,7 +151,7 @@ config:
         if log is None:
             return await super().open(split, position)
         followed = [
-            each.followed(stream, self.not_truncated.get(stream))
+            each.followed(stream, self.not_truncated.get(stream), self.not_ranged.get(stream))
             for stream, each in await self.followed_members()
         ]
         return await in_thread(
@@ -168,14 +170,28 @@ config:
             ),
         )
 
-    def followed(self, stream: str | None, not_truncated: str | None) -> Followed:
-        """Its table, as a reader of changes gets it. Called after `look`. not_truncated: as in Followed."""
+    def followed(
+        self, stream: str | None, not_truncated: str | None, not_ranged: str | None
+    ) -> Followed:
+        """Its table, as a reader of changes gets it. Called after `look`. The others: as in Followed."""
         assert self._relation is not None
         assert self.log is not None
         return self.log.followed(
             stream, self.reading(self._relation), self._relation_in, gives_new=self.gives_new(),
-            not_truncated=not_truncated,
+            not_truncated=not_truncated, not_ranged=not_ranged,
         )  # fmt: skip
+
+    def range_of(self, stream: str | None, condition: Typed) -> str | None:
+        member = self if stream is None else (self._members or {})[stream]
+        relation = member._relation
+        if relation is None or not all(member.compares(relation, n) for n in condition.columns):
+            return None
+        spelled = condition.to_sql(self.dialect)
+        if spelled is None or spelled.text.count("?") != len(spelled.params):
+            return None
+        if any("?" in name for name in relation.key):
+            return None
+        return with_values(spelled, literal)
 
     async def committed(self, positions: Mapping[str, Position]) -> None:
         if self.log is not None:
@@ -184,11 +200,15 @@ config:
                 await in_thread(self._tell_resyncs, position.value)
 
     def _tell_resyncs(self, position: Mapping[str, Any]) -> None:
-        from dataflare.connectors.mysql.cdc.standing import tables_read
+        from dataflare.connectors.mysql.cdc.standing import ranges_done, tables_read
 
         folder = self.context.folder
-        if folder is not None and (asked := resyncs.asked(folder)):
+        if folder is None:
+            return
+        if asked := resyncs.asked(folder):
             resyncs.tell(folder, states(tables_read(position), asked, self.context.step))
+        for id_ in ranges_done(position):
+            resyncs.range_done(folder, id_)
 
     async def kept_log(self, position: Mapping[str, Any]) -> KeptLog | None:
         if self.log is None:

@@ -30,7 +30,7 @@ class Followed(Struct, frozen=True):
     """One table. stream: its name; None where the source is of one table. table, planned: its place in the catalogue, and
     what the catalogue said of it when the run was planned. find: finds its relation again. gives_new: whether columns that
     come later are told. facts: what is given, where `reading` has the columns of the table alone. not_truncated: the step
-    behind it that takes no TRUNCATE."""
+    behind it that takes no TRUNCATE; not_ranged: no single rows again."""
 
     stream: str | None
     reading: Reading
@@ -40,6 +40,7 @@ class Followed(Struct, frozen=True):
     gives_new: bool
     facts: FactColumns
     not_truncated: str | None = None
+    not_ranged: str | None = None
 
     @property
     def name(self) -> str:

@@ -25,6 +25,7 @@ from dataflare.connectors.mysql.cdc.history import Columns, widens
 from dataflare.connectors.mysql.cdc.lag import lag_of
 from dataflare.connectors.mysql.cdc.log import Log
 from dataflare.connectors.mysql.cdc.place import Place
+from dataflare.connectors.mysql.cdc.ranges import Ranges
 from dataflare.connectors.mysql.cdc.rereading import Rereading
 from dataflare.connectors.mysql.cdc.standing import Standing, TableStanding
 from dataflare.connectors.mysql.cdc.table_rows import KeyedRows, Snapshot, UnkeyedRows, keys_behind
@@ -67,6 +68,7 @@ class ChangeReader(LogReader[Standing]):
         self._asked_at = 0.0
         self._part_rows, self._may_part = 0, True
         self._rereading = Rereading(following, following.folder, self.warnings)
+        self._ranges = Ranges(following, self.warnings)
         self._standing = self._rereading.taken_in(start)
         self._told: tuple[Mapping[str, TableStanding], Mapping[str, Any]] | None = None
 
@@ -78,6 +80,8 @@ class ChangeReader(LogReader[Standing]):
                     return batch
                 if self._queue:
                     continue
+            if self._ranges.is_open and await self._of_range(rows_max):
+                continue
             await self._end_with_problem()
             await in_thread(self._locked, self._advance, rows_max)
         batch, self._standing = self._next()
@@ -104,6 +108,7 @@ class ChangeReader(LogReader[Standing]):
             log.db.abort()
         if self._reads is not None:
             await self._reads.aclose()
+        await self._ranges.aclose()
         await in_thread(self._shut)
 
     def _shut(self) -> None:
@@ -127,7 +132,8 @@ class ChangeReader(LogReader[Standing]):
         if self._log is None or not self._is_inside:
             asked = self._rereading.asked(self._standing)
             self._standing = self._standing.with_tables(asked)
-            if asked or self._leaves:
+            follows = self._log is not None and self._snapshot is None
+            if asked or self._leaves or (follows and self._ranges.due(self._standing)):
                 self._leave_log()
         if self._log is None:
             self._open_or_end()
@@ -158,8 +164,8 @@ class ChangeReader(LogReader[Standing]):
 
     def _open(self) -> None:
         """Open what comes next: a snapshot of the tables, or the log. Nothing, where tables are to be read again first."""
-        standing = self._standing
-        if not standing.unread:
+        standing, due = self._standing, self._ranges.due(self._standing)
+        if not standing.unread and due is None:
             if self._is_placed and self._has_ended(standing.place):
                 raise EndOfSplit
             assert standing.place is not None
@@ -180,13 +186,13 @@ class ChangeReader(LogReader[Standing]):
         self._snapshot = snapshot = Snapshot(self._following.server, self._following.step)
         crash_point("mysql.cdc.after_snapshot")
         # From the first statement on a table keeps its columns until the snapshot ends.
-        for name in standing.unread:
+        for name in standing.unread or [due[0] if due is not None else ""]:
             snapshot.hold(self._following.tables[name].reading.relation)
         if not self._learn(snapshot.db):
             self._leave_log()
         elif standing.place in (None, snapshot.place):
             self._is_placed = True
-            self._begin_tables(snapshot)
+            self._begin_reads(snapshot)
         else:
             assert standing.place is not None
             place = self._placed(snapshot.db, standing.place)
@@ -209,7 +215,31 @@ class ChangeReader(LogReader[Standing]):
         self._log.close()
         self._log = None
         if self._snapshot is not None:
-            self._begin_tables(self._snapshot)
+            self._begin_reads(self._snapshot)
+
+    def _begin_reads(self, snapshot: Snapshot) -> None:
+        """The log was read up to the place of a snapshot."""
+        if self._standing.unread:
+            self._begin_tables(snapshot)
+            return
+        self._standing = replace(self._standing, place=snapshot.place)
+        if (due := self._ranges.due(self._standing)) is not None:
+            self._ranges.begin(*due, snapshot, self._nothing(due[0]))
+        else:
+            self._leave_log()
+
+    async def _of_range(self, rows_max: int) -> bool:
+        """Queue the next rows of a range that is read again."""
+        found = await self._ranges.read_batch(self._standing, rows_max)
+        if self._closed:
+            raise EndOfSplit
+        assert found is not None
+        self._queue.append(found)
+        if not self._ranges.is_open:
+            snapshot, self._snapshot = self._snapshot, None
+            assert snapshot is not None
+            await in_thread(snapshot.close)
+        return True
 
     def _has_ended(self, place: Place | None) -> bool:
         until = self._until

@@ -101,16 +101,23 @@ class ChangeSource(TableChanges, kw_only=True):
 
     def followed(
         self, stream: str | None, reading: Reading, find: Callable[[Db], Relation], *,
-        gives_new: bool, not_truncated: str | None,
+        gives_new: bool, not_truncated: str | None, not_ranged: str | None,
     ) -> Followed:  # fmt: skip
-        """The table that was found, as a reader gets it. find: looks at it again. gives_new, not_truncated: as in
-        Followed."""
+        """The table that was found, as a reader gets it. find: looks at it again. The others: as in Followed."""
         looked, names, given = self.looked, set(columns_of(self.facts)), reading.output
         assert looked is not None
         facts = FactColumns(given, tuple(name for name in given if name in names))
         of_table = replace(reading, output=tuple(name for name in given if name not in names))
         return Followed(
-            stream, of_table, looked.place, looked.table, find, gives_new, facts, not_truncated
+            stream,
+            of_table,
+            looked.place,
+            looked.table,
+            find,
+            gives_new,
+            facts,
+            not_truncated,
+            not_ranged,
         )
 
     def reader(

@@ -21,7 +21,7 @@ class TableStanding(Struct, frozen=True):
     many were read. columns: of the table at the place of the log; None before it was read first; a text is the hash that
     positions had once. gone: whether it was dropped, or is not followed any more. anew: whether rows were given before, which
     go with a TRUNCATE before the first row that is read. resync: the id of the last request to read it again that was begun, see
-    `sdk.resyncs`."""
+    `sdk.resyncs`. ranged: the ids of requests to read some rows again that were done."""
 
     reads: bool
     after: list[Any] | None = None
@@ -30,6 +30,7 @@ class TableStanding(Struct, frozen=True):
     gone: bool = False
     anew: bool = False
     resync: str = ""
+    ranged: tuple[str, ...] = ()
 
     @property
     def has_begun(self) -> bool:
@@ -58,7 +59,12 @@ class TableStanding(Struct, frozen=True):
             "rows": self.rows,
             "columns": columns.to_json() if isinstance(columns, Columns) else columns,
         }
-        more = {"gone": self.gone, "anew": self.anew, "resync": self.resync}
+        more = {
+            "gone": self.gone,
+            "anew": self.anew,
+            "resync": self.resync,
+            "ranged": list(self.ranged),
+        }
         return {**data, **{name: value for name, value in more.items() if value}}
 
     @classmethod
@@ -68,7 +74,7 @@ class TableStanding(Struct, frozen=True):
             columns = Columns.from_json(columns)
         return cls(
             data["reads"], data["after"], data["rows"], columns, bool(data.get("gone")), bool(data.get("anew")),
-            data.get("resync", ""),
+            data.get("resync", ""), tuple(data.get("ranged", ())),
         )  # fmt: skip
 
 
@@ -110,6 +116,11 @@ def tables_begun(position: Mapping[str, Any]) -> frozenset[str]:
     """The tables that a position goes on with."""
     tables = position.get("tables", {})
     return frozenset(name for name, table in tables.items() if not table.get("gone"))
+
+
+def ranges_done(position: Mapping[str, Any]) -> list[str]:
+    """The ids of requests to read some rows again that a position has done."""
+    return [id_ for table in position.get("tables", {}).values() for id_ in table.get("ranged", ())]
 
 
 def tables_read(position: Mapping[str, Any]) -> list[tuple[str, bool]]:
