@@ -23,20 +23,24 @@ from dataflare.cluster.frames import (
     BadBody,
     Credit,
     Kind,
+    is_soon_read,
     mark_body,
     read_mark,
     read_rows,
+    room_for,
     rows_body,
 )
 from dataflare.cluster.link import Link
 from dataflare.cluster.wire import Frame, Line
 from dataflare.engine.channel import Channel
-from dataflare.engine.pool import INLINE_BYTES, INLINE_ROWS
+from dataflare.engine.pool import INLINE_BYTES
 from dataflare.errors import InternalError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Mark
 
 WINDOW_BYTES = 4 << 20
+_OWED_SHARE = 8
+"""When this part of the window is owed to the writer, it gets it at once."""
 
 
 class RemoteChannel:
@@ -65,12 +69,16 @@ class RemoteChannel:
         link.check()
         if self.cancelled:
             return
-        if link.pool is None or _is_small(batch):
-            body = rows_body(batch, link.compression)
+        target = room_for(batch)
+        if link.pool is None or batch.num_bytes < INLINE_BYTES:
+            body = rows_body(batch, link.compression, target)
         else:
-            body = await link.pool.submit(rows_body, batch, link.compression)
-        frame = Frame(Kind.ROWS, self.number, body, batch.read_at_s)
-        length = frame.length
+            body = await link.pool.submit(rows_body, batch, link.compression, target)
+        await self.send_frame(Frame(Kind.ROWS, self.number, body, batch.read_at_s))
+
+    async def send_frame(self, frame: Frame) -> None:
+        """Send a batch that is encoded, as soon as there is credit for it."""
+        link, length = self._link, frame.length
         while not (self.cancelled or self._has_credit(length)):
             link.check()
             self._waiter = asyncio.get_running_loop().create_future()
@@ -134,7 +142,16 @@ class Entry:
     """
 
     __slots__ = (
-        *("_backlog", "_channel", "_context", "_link", "_moving", "_window_bytes", "number"),
+        *(
+            "_backlog",
+            "_channel",
+            "_context",
+            "_link",
+            "_moving",
+            "_owed",
+            "_window_bytes",
+            "number",
+        ),
     )
 
     def __init__(
@@ -143,6 +160,7 @@ class Entry:
         self._link, self.number, self._channel = link, number, channel
         self._window_bytes = window_bytes
         self._backlog: deque[_Rows | Mark] = deque()
+        self._owed = 0
         self._moving: asyncio.Task[None] | None = None
         # What arrives is handled inside of the run's context, as what a local writer sends.
         self._context = contextvars.copy_context()
@@ -234,21 +252,24 @@ class Entry:
         return await self._link.pool.submit(read_rows, content, rows.arrived_s)
 
     def _is_small(self, rows: _Rows) -> bool:
-        """Whether rows are decoded in less than a millisecond."""
-        return self._link.pool is None or rows.length < INLINE_BYTES
+        return self._link.pool is None or is_soon_read(rows.length)
 
     def _return(self, length: int) -> None:
-        """Give credit back."""
-        timely_rows = self._channel.timely_rows()
-        self._link.send_credit(self.number, Credit(length, self._window_bytes, timely_rows))
+        """Give credit back: soon, or at once where the writer may wait for it."""
+        if not self._owed:
+            self._link.give_back_soon(self)
+        self._owed += length
+        if self._owed * _OWED_SHARE >= self._window_bytes:
+            self.give_back()
+
+    def give_back(self) -> None:
+        owed, self._owed = self._owed, 0
+        if owed:
+            credit = Credit(owed, self._window_bytes, self._channel.timely_rows())
+            self._link.send_credit(self.number, credit)
 
     def _cancel(self) -> None:
         self._link.send_cancel(self.number)
-
-
-def _is_small(batch: SharedDataBatch) -> bool:
-    """Whether the batch is encoded in less than a millisecond."""
-    return batch.num_rows < INLINE_ROWS and batch.num_bytes < INLINE_BYTES
 
 
 def _nothing() -> None:

@@ -31,6 +31,7 @@ from dataflare.errors import DataFlareError, Retry, RunError
 PROBE_AFTER_S = 0.5
 LOST_AFTER_S = 2.5
 _LOOK_S = 0.25
+_GIVE_BACK_S = 0.005
 HANDSHAKE_S = 10.0
 CLOSE_S = 5.0
 QUEUED_MAX = 256 << 20
@@ -63,6 +64,9 @@ class RowsReceiver(Protocol):
         """Rows or a mark. They arrive in order."""
 
     def link_ended(self) -> None: ...
+
+    def give_back(self) -> None:
+        """Send the credit that is owed."""
 
 
 class RowsSender(Protocol):
@@ -103,6 +107,7 @@ class Link:
         self._kept_credits: dict[int, Credit] = {}
         self._kept_cancels: set[int] = set()
         self._kept_bytes = 0
+        self._owing: list[RowsReceiver] = []
         self._is_closing = False
         self._looked_s = self._loop.time()
         self._timer = self._loop.call_later(_LOOK_S, self._look)
@@ -209,6 +214,18 @@ class Link:
     def send_credit(self, number: int, credit: Credit) -> None:
         if not self.lost.done():
             self._wire.send_first(Kind.CREDIT, number, credit_body(credit))
+
+    def give_back_soon(self, receiver: RowsReceiver) -> None:
+        """Call its `give_back` soon, with those of other channels: to wake the other side for each batch costs more than a
+        small batch."""
+        if not self._owing:
+            self._loop.call_later(_GIVE_BACK_S, self._give_back)
+        self._owing.append(receiver)
+
+    def _give_back(self) -> None:
+        owing, self._owing = self._owing, []
+        for receiver in owing:
+            receiver.give_back()
 
     def send_cancel(self, number: int) -> None:
         if not self.lost.done():
