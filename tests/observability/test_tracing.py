@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace import TracerProvider
 from servers.process import free_port
 from servers.web import Answer, Asked, http_server
 
@@ -25,7 +26,14 @@ from dataflare.jobs.watching import Watch
 from dataflare.observability.otlp import Patience, target_of
 from dataflare.observability.spans import PER_S, OtelTracer, tracing
 from dataflare.sdk.runtime import Runtime, current
-from dataflare.sdk.tracing import below, called, inside, parents_of, traceparent
+from dataflare.sdk.tracing import (
+    below,
+    called,
+    inside,
+    parents_of,
+    traceparent,
+    traceparent_of,
+)
 from dataflare.workflow import load_text
 
 WORKFLOW = """\
@@ -213,3 +221,12 @@ def test_an_error_of_a_span_has_its_code_and_not_its_words() -> None:
     assert span.status.code == Status.STATUS_CODE_ERROR
     assert attributes(span)["error.type"] == "E0607"
     assert "secret" not in str(span)
+
+
+def test_a_span_may_be_below_one_of_another_process() -> None:
+    tracer = OtelTracer(TracerProvider().get_tracer("test"), "workflow", "run")
+    above = tracer.begin("above")
+    below_it = tracer.begin("below", parent=above.traceparent)
+    assert below_it.context.trace_id == above.context.trace_id
+    assert below_it._span.parent.span_id == above.context.span_id
+    assert traceparent_of(above.context) == traceparent_of(above.traceparent) == above.traceparent

@@ -39,7 +39,7 @@ from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Mark
 
 WINDOW_BYTES = 4 << 20
-_OWED_SHARE = 8
+_OWED_SHARE = 4
 """When this part of the window is owed to the writer, it gets it at once."""
 
 
@@ -47,8 +47,8 @@ class RemoteChannel:
     """A channel to a task of another process. It is a `WritableChannel`. Made once for each number of a link."""
 
     __slots__ = (
-        *("_flying", "_line", "_link", "_timely_rows", "_waiter", "_window"),
-        *("cancelled", "number", "on_cancel"),
+        *("_line", "_link", "_timely_rows", "_waiter", "_window"),
+        *("cancelled", "flying_bytes", "number", "on_cancel"),
     )
 
     def __init__(self, link: Link, number: int) -> None:
@@ -56,7 +56,8 @@ class RemoteChannel:
         self.cancelled = False
         self.on_cancel: Callable[[], None] = _nothing
         self._line = Line()
-        self._flying = 0
+        self.flying_bytes = 0
+        """What was sent and has not come back as credit."""
         self._window: int | None = None
         """None until the reader is there."""
         self._timely_rows: int | None = None
@@ -84,7 +85,7 @@ class RemoteChannel:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if not self.cancelled:
-            self._flying += length
+            self.flying_bytes += length
             link.send(self._line, frame)
 
     def put(self, mark: Mark) -> None:
@@ -98,12 +99,12 @@ class RemoteChannel:
     def _has_credit(self, length: int) -> bool:
         if self._window is None:
             return False
-        return not self._flying or self._flying + length <= self._window
+        return not self.flying_bytes or self.flying_bytes + length <= self._window
 
     # -- called by the link ------------------------------------------------------------------------
 
     def credited(self, credit: Credit) -> None:
-        self._flying -= credit.returned
+        self.flying_bytes -= credit.returned
         self._window, self._timely_rows = credit.window, credit.timely_rows
         self._wake()
 
@@ -206,7 +207,7 @@ class Entry:
 
     def _arrived_rows(self, body: bytes, arrived_s: float) -> None:
         rows = _Rows(len(body), body, arrived_s)
-        if self._moving is None and self._is_small(rows):
+        if self._moving is None and (self._link.pool is None or is_soon_read(body)):
             rows.content = read_rows(body, arrived_s)
             if self._channel.queues_at_once(rows.content):
                 self._return(rows.length)
@@ -247,12 +248,9 @@ class Entry:
         content = rows.content
         if isinstance(content, SharedDataBatch):
             return content
-        if self._link.pool is None or self._is_small(rows):
+        if self._link.pool is None or is_soon_read(content):
             return read_rows(content, rows.arrived_s)
         return await self._link.pool.submit(read_rows, content, rows.arrived_s)
-
-    def _is_small(self, rows: _Rows) -> bool:
-        return self._link.pool is None or is_soon_read(rows.length)
 
     def _return(self, length: int) -> None:
         """Give credit back: soon, or at once where the writer may wait for it."""

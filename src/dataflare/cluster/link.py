@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dataflare.cluster.frames import (
+    BadBody,
     Compression,
     Credit,
     Kind,
@@ -97,7 +98,7 @@ class Link:
         self.lost: asyncio.Future[None] = self._loop.create_future()
         # An owner that does not look at it gets no complaint of asyncio: senders raise the error.
         self.lost.add_done_callback(_seen)
-        self._wire = wire
+        self.wire = wire
         self._messages = Line()
         self._on_message: Callable[[bytes], None] | None = None
         self._receivers: dict[int, RowsReceiver] = {}
@@ -106,7 +107,7 @@ class Link:
         self._kept_messages: deque[bytes] = deque()
         self._kept_credits: dict[int, Credit] = {}
         self._kept_cancels: set[int] = set()
-        self._kept_bytes = 0
+        self.kept_bytes = 0
         self._owing: list[RowsReceiver] = []
         self._is_closing = False
         self._looked_s = self._loop.time()
@@ -162,7 +163,7 @@ class Link:
     def send_message(self, message: bytes) -> None:
         """Send a message, behind those that were sent before. Raises the link's error if it has ended."""
         self.check()
-        self._wire.send(self._messages, Frame(Kind.MESSAGE, 0, message))
+        self.wire.send(self._messages, Frame(Kind.MESSAGE, 0, message))
         if self._messages.queued_bytes > QUEUED_MAX:
             self.fail(f"it takes no messages: {self._messages.queued_bytes:,} bytes wait")
 
@@ -176,8 +177,12 @@ class Link:
         self._on_message = on_message
         while self._kept_messages:
             message = self._kept_messages.popleft()
-            self._kept_bytes -= len(message)
+            self.kept_bytes -= len(message)
             on_message(message)
+
+    async def written(self) -> None:
+        """Wait until the socket has taken what was sent so far, or the link has ended."""
+        await self.wire.all_written()
 
     # -- channels ----------------------------------------------------------------------------------
 
@@ -186,7 +191,7 @@ class Link:
         assert number not in self._receivers
         self._receivers[number] = receiver
         for kind, body, arrived_s in self._kept.pop(number, ()):
-            self._kept_bytes -= len(body)
+            self.kept_bytes -= len(body)
             receiver.arrived(kind, body, arrived_s)
 
     def add_sender(self, number: int, sender: RowsSender) -> None:
@@ -209,11 +214,11 @@ class Link:
     def send(self, line: Line, frame: Frame) -> None:
         """Send rows or a mark of a channel. line: that of the channel."""
         self.check()
-        self._wire.send(line, frame)
+        self.wire.send(line, frame)
 
     def send_credit(self, number: int, credit: Credit) -> None:
         if not self.lost.done():
-            self._wire.send_first(Kind.CREDIT, number, credit_body(credit))
+            self.wire.send_first(Kind.CREDIT, number, credit_body(credit))
 
     def give_back_soon(self, receiver: RowsReceiver) -> None:
         """Call its `give_back` soon, with those of other channels: to wake the other side for each batch costs more than a
@@ -229,7 +234,7 @@ class Link:
 
     def send_cancel(self, number: int) -> None:
         if not self.lost.done():
-            self._wire.send_first(Kind.CANCEL, number)
+            self.wire.send_first(Kind.CANCEL, number)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -241,7 +246,7 @@ class Link:
     def fail(self, why: str | DataFlareError) -> None:
         """End the link at once, with an error."""
         self._end(LinkLost(self.me, self.peer, why) if isinstance(why, str) else why)
-        self._wire.abort()
+        self.wire.abort()
 
     async def aclose(self) -> None:
         """Send what waits, tell the other side that nothing follows, and end the link."""
@@ -250,11 +255,11 @@ class Link:
         self._is_closing = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
-                await self._wire.all_written()
-                self._wire.send_first(Kind.CLOSE, 0)
-                await self._wire.all_written()
+                await self.wire.all_written()
+                self.wire.send_first(Kind.CLOSE, 0)
+                await self.wire.all_written()
         self._end(None)
-        self._wire.close()
+        self.wire.close()
 
     def _end(self, error: DataFlareError | None) -> None:
         if self.lost.done():
@@ -272,13 +277,13 @@ class Link:
     def _look(self) -> None:
         now = self._loop.time()
         # A loop that stood still has not read what arrived meanwhile, so this time is not the other side's.
-        self._wire.heard_s += max(0.0, now - self._looked_s - 2 * _LOOK_S)
+        self.wire.heard_s += max(0.0, now - self._looked_s - 2 * _LOOK_S)
         self._looked_s = now
-        if now - self._wire.heard_s > LOST_AFTER_S:
+        if now - self.wire.heard_s > LOST_AFTER_S:
             self.fail(f"it has sent nothing for {LOST_AFTER_S:g} s")
             return
-        if now - self._wire.sent_s >= PROBE_AFTER_S and not self._wire.has_frames:
-            self._wire.send_first(Kind.PROBE, 0)
+        if now - self.wire.sent_s >= PROBE_AFTER_S and not self.wire.has_frames:
+            self.wire.send_first(Kind.PROBE, 0)
         self._timer = self._loop.call_later(_LOOK_S, self._look)
 
     # -- called by the wire ------------------------------------------------------------------------
@@ -294,7 +299,7 @@ class Link:
                 self._kept.setdefault(channel, []).append((kind, body, arrived_s))
                 self._keep(len(body))
         elif kind is Kind.CREDIT:
-            self._credited(channel, read_credit(body))
+            self._credited(channel, body)
         elif kind is Kind.MESSAGE:
             if self._on_message is not None:
                 self._on_message(body)
@@ -309,12 +314,17 @@ class Link:
                 self._kept_cancels.add(channel)
         elif kind is Kind.CLOSE:
             self._end(None)
-            self._wire.close()
+            self.wire.close()
 
     def ended(self, error: Exception | None) -> None:
         self._end(LinkLost(self.me, self.peer, _reason(error)))
 
-    def _credited(self, number: int, credit: Credit) -> None:
+    def _credited(self, number: int, body: bytes) -> None:
+        try:
+            credit = read_credit(body)
+        except BadBody as error:
+            self.fail(str(error))
+            return
         sender = self._senders.get(number)
         if sender is not None:
             sender.credited(credit)
@@ -324,9 +334,9 @@ class Link:
         self._kept_credits[number] = credit._replace(returned=returned)
 
     def _keep(self, count: int) -> None:
-        self._kept_bytes += count
-        if self._kept_bytes > QUEUED_MAX:
-            self.fail(f"it sent {self._kept_bytes:,} bytes that no task here takes yet")
+        self.kept_bytes += count
+        if self.kept_bytes > QUEUED_MAX:
+            self.fail(f"it sent {self.kept_bytes:,} bytes that no task here takes yet")
 
 
 class LinkServer:

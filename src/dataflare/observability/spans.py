@@ -10,7 +10,7 @@ from typing import Any
 
 from dataflare.observability.otlp import _SHUT_S, Patience, Target, resource_of, told_library_errors
 from dataflare.sdk.registry import missing_library
-from dataflare.sdk.tracing import NONE, Attributes, Tracer
+from dataflare.sdk.tracing import NONE, Attributes, Tracer, traceparent_of
 
 PER_S = 5.0
 _LAST_S = 3.0
@@ -26,8 +26,7 @@ class _Span:
 
     @property
     def traceparent(self) -> str:
-        context = self.context
-        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        return traceparent_of(self.context)
 
     def end(self, error: BaseException | None = None) -> None:
         from opentelemetry.trace import Status, StatusCode
@@ -71,7 +70,7 @@ class OtelTracer:
 
         above = None
         if parent is not None:
-            above = trace.set_span_in_context(trace.NonRecordingSpan(parent))
+            above = trace.set_span_in_context(trace.NonRecordingSpan(_context(parent)))
         given = {f"dataflare.{key}": value for key, value in attributes.items()}
         span = self._tracer.start_span(
             name,
@@ -84,6 +83,7 @@ class OtelTracer:
 
 
 def _context(link: Any) -> Any:
+    """link: a context, or a text of `traceparent`."""
     from opentelemetry import trace
 
     if not isinstance(link, str):

@@ -53,12 +53,13 @@ class Tracer(Protocol):
         lasted_s: float = 0.0,
         attributes: Attributes = NONE,
     ) -> Span:
-        """parent: the context of a span, or None for a trace of its own. links: contexts, or texts of `traceparent`.
+        """parent: the context of a span or a text of `traceparent`, or None for a trace of its own. links: the same.
         lasted_s: it began so long ago."""
 
 
 class Traced(Struct, frozen=True):
-    """What a batch carries: the contexts of the spans that it comes from. across: the exchange that it went over, where it is not
+    """What a batch carries: the contexts of the spans that it comes from, as texts where they come from another process.
+    across: the exchange that it went over, where it is not
     simply handed on."""
 
     contexts: tuple[Any, ...]
@@ -177,6 +178,13 @@ class Requests:
         """The traces of the requests since the last call."""
         traces, self._traces = self._traces, {}
         return tuple(traces)[:_PARENTS_MAX]
+
+
+def traceparent_of(context: Any) -> str:
+    """The text by which other processes know a span. context: that of the span, or such a text."""
+    if isinstance(context, str):
+        return context
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def parents_of(
