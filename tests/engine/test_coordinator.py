@@ -255,6 +255,7 @@ def test_epochs_follow_each_other_and_old_checkpoints_go(tmp_path: Path) -> None
         house.all_answer()
         for _ in range(4):
             manifest = await house.coordinator.checkpoint()
+        await house.coordinator.settle()
         assert [epoch for epoch, _ in house.committer.commits] == [5, 6, 7, 8]
         assert [each.epoch for each in house.published] == [8, 7], "so many are retained"
         assert house.noted == [5, 6, 7, 8]

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _LINEAGE = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]+)*", re.ASCII)
 _LINEAGE_FOLDER = re.compile(r"[0-9a-f]{8}", re.ASCII)
+_CHUNK_ATTEMPT = re.compile(r"-a([0-9]+)-[0-9]{10}-[0-9]+\.arrow$", re.ASCII)
 _BLOCK = 1 << 20
 
 
@@ -104,6 +105,12 @@ class Storage(Protocol):
 
     def clear(self) -> None:
         """Delete the workflow's state, for `--fresh`. The run history is kept."""
+
+
+def chunk_attempt(name: str) -> int | None:
+    """The attempt in a chunk's name, or None."""
+    match = _CHUNK_ATTEMPT.search(name)
+    return int(match[1]) if match else None
 
 
 def chunk_name(step: str, subtask: int, attempt: int, epoch: int, number: int) -> str:
@@ -261,8 +268,7 @@ class LocalStore:
         # In this order a chunk that another thread writes now is not listed, or is known as unpublished,
         # or is named by a manifest.
         names = self._names()
-        with self._lock:
-            unpublished = set(self._unpublished)
+        unpublished = self._chunks_to_come(names)
         readable = [fact.manifest for fact in map(self._read, self._epochs()) if fact.manifest]
         keep = resolve.retained(readable, retain)
         deletable = resolve.deletable(keep, names, unpublished=unpublished)
@@ -273,6 +279,11 @@ class LocalStore:
                 (self.home / name).unlink()
                 count += 1
         return count
+
+    def _chunks_to_come(self, names: Collection[str]) -> set[str]:
+        """The chunks that the next manifest may refer to. names: of all files, as `_names` gives them."""
+        with self._lock:
+            return set(self._unpublished)
 
     def delete(self, epochs: Collection[int]) -> int:
         """Delete checkpoints, and the files that only they refer to. Call it only while no run writes here.

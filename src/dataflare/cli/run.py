@@ -83,6 +83,14 @@ def run(
             help="Send events of OpenLineage there: http://HOST:5000, a file, or console (standard error).",
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="WHERE",
+            help="Run the tasks on workers of a Ray cluster: auto, ray://HOST:PORT, or local:N for N on this machine.",
+        ),
+    ] = None,
     json: common.Json = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress and no summary.")
@@ -105,6 +113,7 @@ def run(
         metrics=metrics,
         otlp=otlp,
         openlineage=openlineage,
+        cluster=cluster,
     )
     if from_ is not None and (fresh or adopt):
         raise bad_usage("--from cannot be used with --fresh or --adopt", "dataflare run")
@@ -131,6 +140,7 @@ class Request(Struct):
     metrics: str | None = None
     otlp: str | None = None
     openlineage: str | None = None
+    cluster: str | None = None
     workflow: Workflow | None = None
     shown_notices: set[str] = field(default_factory=set)
 
@@ -175,7 +185,12 @@ class Request(Struct):
                 observers=observers,
                 door=lambda watch: door_of(watch, home),
             )
-            return run(self.workflow, options)
+            if self.cluster is None:
+                return run(self.workflow, options)
+            from dataflare.jobs.on_workers import on_cluster
+
+            with on_cluster(self.workflow, options, self.cluster) as (workflow, clustered):
+                return run(workflow, clustered)
 
 
 def _tell_people(request: Request, result: RunResult) -> None:

@@ -56,6 +56,10 @@ class LinkLost(RunError):
             help="see whether that process, its machine and the network between are well; the run resumes from its last"
             " checkpoint",
         )
+        self._parts = me, peer, why
+
+    def __reduce__(self) -> tuple[type[LinkLost], tuple[str, str, str]]:
+        return LinkLost, self._parts
 
 
 class RowsReceiver(Protocol):

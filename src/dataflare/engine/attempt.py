@@ -21,12 +21,12 @@ from dataflare.engine import new_fields
 from dataflare.engine.coordinator import CannotCut, Coordinator, Follower, Identity
 from dataflare.engine.deploy import Worker, deployed, widened
 from dataflare.engine.discovery import Finder, interval_of
+from dataflare.engine.hosting import Host, Hosted, HostMaker, TaskView
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pace import Pace
 from dataflare.engine.pool import SPARE_THREADS, ThreadPool
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.taps import Taps
-from dataflare.engine.task import Task
 from dataflare.observability.times import StageTimes
 from dataflare.observability.view import EdgeView, StageView
 from dataflare.planner.physical import PhysicalPlan, Stage
@@ -72,7 +72,7 @@ class Ending(Struct, frozen=True):
 
 class Attempt:
     """Built for one start; `run` is called once. scratch: a folder for files that it needs only while it lives;
-    None: the store's. paces: by step, how fast it may go; they live as long as the run."""
+    None: the store's. paces: by step, how fast it may go; they live as long as the run. host: makes what runs its tasks."""
 
     def __init__(
         self,
@@ -87,6 +87,7 @@ class Attempt:
         *,
         scratch: Path | None = None,
         paces: Mapping[str, Pace] | None = None,
+        host: HostMaker = Worker,
     ) -> None:
         self._paces = paces or {}
         self.plan, self.settings, self.start, self.store = plan, settings, start, store
@@ -106,20 +107,21 @@ class Attempt:
         self._scratch = scratch or store.scratch
         self._wanted = asyncio.Event()
         self._waiting: list[asyncio.Future[Manifest]] = []
-        self._worker: Worker | None = None
+        self._make_host = host
+        self._host: Host | None = None
 
-    @property
-    def tasks(self) -> list[Task]:
-        return self._worker.tasks if self._worker is not None else []
+    def tasks(self) -> Sequence[TaskView]:
+        """Its tasks at this moment."""
+        return self._host.views() if self._host is not None else ()
 
     @property
     def backlog_rows(self) -> int:
-        return sum(task.inbox.queued_rows for task in self.tasks)
+        return self._host.queued_rows() if self._host is not None else 0
 
     @property
     def taps(self) -> Taps:
         """Looks at the rows on its edges. Those of an attempt that is not built yet see nothing."""
-        return self._worker.taps if self._worker is not None else Taps()
+        return self._host.taps if self._host is not None else Taps()
 
     def stages(self) -> list[StageView]:
         """The stages, and what their tasks do."""
@@ -139,18 +141,17 @@ class Attempt:
                 rate=str(pace) if (pace := self._paces.get(stage.name)) else None,
                 rate_used_s=pace.used_s if pace else 0.0,
             )
-        for task in self.tasks:
-            view = views[task.spec.stage.id]
-            view.queued_rows += task.inbox.queued_rows
-            if self._worker is not None:
-                view.state_bytes += self._worker.budget.state_bytes.get(task.id, 0)
+        for task in self.tasks():
+            view = views[task.stage]
+            view.queued_rows += task.queued_rows
+            view.state_bytes += task.state_bytes
         return list(views.values())
 
     def edges(self) -> list[EdgeView]:
         """The edges, and how many rows went over them in this attempt."""
         names = {stage.id: stage.name for stage in self.plan.stages}
         sent: dict[int, int] = {}
-        for task in self.tasks:
+        for task in self.tasks():
             for edge, rows in task.rows_sent.items():
                 sent[edge] = sent.get(edge, 0) + rows
         return [
@@ -189,7 +190,8 @@ class Attempt:
         try:
             coordinator = await self._build()
             self.coordinator = coordinator
-            lives = [task.run() for task in self.tasks]
+            assert self._host is not None
+            lives = [*self._host.lives()]
             lives += [finder.run() for finder in coordinator.finders.values()]
             running: list[asyncio.Future[None]] = [asyncio.ensure_future(live) for live in lives]
             leading = asyncio.ensure_future(self._lead(coordinator, stop))
@@ -206,9 +208,9 @@ class Attempt:
                 await completed(asyncio.gather(leading, *running, return_exceptions=True))
                 await completed(coordinator.settle(at_once=cancelled))
         finally:
-            if self._worker is not None:
-                self._worker.taps.end()
-                await completed(self._worker.aclose())
+            if self._host is not None:
+                self._host.taps.end()
+                await completed(self._host.aclose())
 
     async def _lead(self, coordinator: Coordinator, stop: asyncio.Event) -> Ending:
         """Cut epochs until the end. Raises FieldsAppeared for fields that the plan has no columns for."""
@@ -233,7 +235,8 @@ class Attempt:
                 if ended.done():
                     return Ending(True, await coordinator.checkpoint(final=True))
                 if stopped.done():
-                    self._tell_what_holds()
+                    assert self._host is not None
+                    self._host.note_holding()
                     if not self.plan.commits_wait:
                         manifest = await coordinator.checkpoint(stops=True)
                     return Ending(False, manifest)
@@ -264,13 +267,8 @@ class Attempt:
         """The run stops: no wait for a system that fails holds it up."""
         if not stopped.cancelled():
             self.retries.leaving.begin()
-
-    def _tell_what_holds(self) -> None:
-        """Warn of splits for which event time has waited until the end."""
-        for task in self.tasks:
-            reason = task.body.holding()
-            if reason is not None:
-                task.metrics.step(task.name).warnings[reason] = 0
+            if self._host is not None:
+                self._host.leave()
 
     async def _build(self) -> Coordinator:
         checkpoint = self.settings.checkpoint
@@ -306,24 +304,23 @@ class Attempt:
         self.metrics.begin(
             self.start.epoch, self.start.manifest.left_out if self.start.manifest else {}
         )
-        worker = self._worker = Worker(
+        hosted = Hosted(
             self.plan,
             self.settings,
             self.start.identity,
+            self.errors,
+            self.retries,
+            self._scratch,
             self.store,
             self.pool,
             self.metrics,
-            self.errors,
-            self.retries,
             coordinator,
-            self._scratch,
             self._paces,
         )
-        for spec in deployed(self.plan, self.start.manifest, self.start.epoch, self.start.state):
-            worker.connect(spec)
-        await worker.deploy()
-        for task in self.tasks:
-            coordinator.register(task)
+        self._host = self._make_host(hosted)
+        specs = deployed(self.plan, self.start.manifest, self.start.epoch, self.start.state)
+        for member in await self._host.deploy(specs):
+            coordinator.register(member)
         coordinator.tell_committed(self.start.epoch)
         return coordinator
 

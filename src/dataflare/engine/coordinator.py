@@ -297,6 +297,9 @@ class Coordinator:
     async def _checkpoint(self, *, final: bool, stops: bool) -> Manifest:
         if self._stands_uncut:
             raise CannotCut
+        if self._collecting is not None:
+            # Shares of this epoch name chunks that may be released before its manifest is there.
+            await asyncio.shield(self._collecting)
         started = asyncio.get_running_loop().time()
         barrier = Barrier(self.epoch + 1, final, self._left_out(self.epoch + 1) if final else {})
         self._pending = pending = _Pending(barrier)
@@ -329,8 +332,6 @@ class Coordinator:
             await asyncio.shield(self._committing)
         size = sum(chunk.num_bytes for chunk in manifest.chunks.values()) + len(manifest.to_text())
         self.stats.add(manifest.epoch, asyncio.get_running_loop().time() - started, size)
-        if self._collecting is not None:
-            await asyncio.shield(self._collecting)
         self._collecting = self.pool.submit(self._collect)
         if final or stops:
             await asyncio.shield(self._collecting)

@@ -1,17 +1,15 @@
 """Make tasks from their descriptions: channels between them, and the body of each.
 
-`deployed` says which tasks a plan becomes; a `Worker` runs those it is given. Today one process runs
-all of them.
+`deployed` says which tasks a plan becomes; a `Worker` runs all of them, or those that are in its process.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -21,37 +19,30 @@ from dataflare.engine.asked_tables import AskedTable, open_asked
 from dataflare.engine.backpressure import BackpressureController
 from dataflare.engine.batcher import AdaptiveBatcher
 from dataflare.engine.body import Body
-from dataflare.engine.channel import Inbox, MemoryBudget, WritableChannel
+from dataflare.engine.channel import Channel, Inbox, MemoryBudget, WritableChannel
 from dataflare.engine.clocks import Drift
 from dataflare.engine.computing import hash_text
 from dataflare.engine.coordinator import Identity
+from dataflare.engine.hosting import Hosted, TaskView
 from dataflare.engine.letters import letters
 from dataflare.engine.lookup_tables import load_tables
 from dataflare.engine.messages import Control, Deploy, Inlet, Outlet
-from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.operating import ChunkFolder, Operating, refuse_other_layout, share_of
-from dataflare.engine.pace import Pace, Paces
+from dataflare.engine.pace import Paces
 from dataflare.engine.paced_writing import PacedWriting
-from dataflare.engine.pool import ThreadPool
 from dataflare.engine.queries import LookupTables
 from dataflare.engine.reading import Reading
-from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.segments import SegmentRunner
 from dataflare.engine.taps import Taps
 from dataflare.engine.task import Output, Task
 from dataflare.engine.writing import Writing
 from dataflare.planner.physical import PhysicalPlan, Segment, Stage
-from dataflare.resilience.retry import Retries
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.source import SourceConnector, SupportsDiscovery
 from dataflare.sdk.threads import in_thread
 from dataflare.state.layout import Layout
 from dataflare.state.points import point_stores
 from dataflare.state.tables import Tables
-
-if TYPE_CHECKING:
-    from dataflare.workflow.settings import Settings
-
 
 _HOLD_SHARE = 0.33
 """Small batches of a live stream are held together for at most this share of the latency target.
@@ -165,29 +156,31 @@ def _reads_at_once(source: SourceConnector) -> bool:
     return able.at_once and not able.bounded
 
 
+class Elsewhere(Protocol):
+    """The ways to tasks in other processes. number: of the channel among all of the plan; every process counts them in the
+    same order."""
+
+    def writable(self, number: int, task: str) -> WritableChannel:
+        """The channel to a task that is not here."""
+
+    def feed(self, number: int, sender: str, channel: Channel) -> None:
+        """What a task sends that is not here comes out of this channel."""
+
+
 class Worker:
-    """Runs tasks of one attempt in this process."""
+    """Runs tasks of one attempt in this process: all, or those that are `here`; then elsewhere: how the others are
+    reached."""
 
     def __init__(
-        self,
-        plan: PhysicalPlan,
-        settings: Settings,
-        identity: Identity,
-        store: Storage,
-        pool: ThreadPool,
-        metrics: JobMetrics,
-        errors: RowErrors,
-        retries: Retries,
-        control: Control,
-        scratch: Path,
-        paces: Mapping[str, Pace] | None = None,
+        self, hosted: Hosted, here: Container[str] | None = None, elsewhere: Elsewhere | None = None
     ) -> None:
-        """paces: by step, how fast it may go."""
-        self._paces = Paces(plan, paces or {})
-        self.plan, self.settings, self.identity = plan, settings, identity
-        self.store, self.pool, self.metrics = store, pool, metrics
-        self.errors, self.retries, self.control = errors, retries, control
-        self._scratch = scratch
+        self.plan, self.identity = hosted.plan, hosted.identity
+        self.store, self.pool, self.metrics = hosted.store, hosted.pool, hosted.metrics
+        self.errors, self.retries = hosted.errors, hosted.retries
+        self.control: Control = hosted.control
+        self.settings = settings = hosted.settings
+        self._scratch, self._paces = hosted.scratch, Paces(hosted.plan, hosted.paces)
+        self._here, self._elsewhere = here, elsewhere
         back = settings.backpressure
         self.controller = BackpressureController(
             mode=back.mode,
@@ -203,31 +196,53 @@ class Worker:
         self.taps = Taps()
         self._drift = Drift()
         self._turns: dict[str, asyncio.Semaphore] = {}
-        self._specs: list[Deploy] = []
         self._inboxes: dict[str, Inbox] = {}
         self._tables: dict[int, LookupTables] = {}
         self._asked: dict[int, dict[str, AskedTable]] = {}
 
-    def connect(self, spec: Deploy) -> None:
-        """Know one more task, and where its rows will arrive."""
-        self._specs.append(spec)
-        self._inboxes[spec.task] = Inbox(spec.task, self.controller, self.budget)
-        pace = self._paces.of(spec.stage)
-        if pace is not None:
-            self.controller.limit(spec.task, pace.rows_at_once)
-
-    async def deploy(self) -> None:
-        """Make the tasks, when all are connected. Those that were made are in `tasks` after an error too."""
-        for spec in self._specs:
+    async def deploy(self, specs: Sequence[Deploy]) -> Sequence[Task]:
+        mine = [spec for spec in specs if self._here is None or spec.task in self._here]
+        for spec in mine:
+            self._inboxes[spec.task] = Inbox(spec.task, self.controller, self.budget)
+            pace = self._paces.of(spec.stage)
+            if pace is not None:
+                self.controller.limit(spec.task, pace.rows_at_once)
             if spec.stage.id not in self._tables:
                 await self._load_tables(spec.stage)
-        outputs = self._outputs()
-        for spec in self._specs:
+        outputs = self._outputs(specs, mine)
+        for spec in mine:
             self.tasks.append(await self._task(spec, outputs[spec.task]))
-            self.metrics.step(spec.stage.name).tasks += 1
+        return self.tasks
+
+    def lives(self) -> Sequence[Awaitable[None]]:
+        return [task.run() for task in self.tasks]
+
+    def views(self) -> Sequence[TaskView]:
+        state_bytes = self.budget.state_bytes
+        return [
+            TaskView(
+                task.id,
+                task.spec.stage.id,
+                task.inbox.queued_rows,
+                state_bytes.get(task.id, 0),
+                task.rows_sent,
+            )
+            for task in self.tasks
+        ]
+
+    def queued_rows(self) -> int:
+        return sum(task.inbox.queued_rows for task in self.tasks)
+
+    def leave(self) -> None:
+        self.retries.leaving.begin()
+
+    def note_holding(self) -> None:
+        for task in self.tasks:
+            reason = task.body.holding()
+            if reason is not None:
+                task.metrics.step(task.name).warnings[reason] = 0
 
     async def aclose(self) -> None:
-        """Let every task close what it holds; an error there is not worth losing another for."""
         await asyncio.gather(*(task.aclose() for task in self.tasks), return_exceptions=True)
         asked = [each for tables in self._asked.values() for each in tables.values()]
         await asyncio.gather(*(each.aclose() for each in asked), return_exceptions=True)
@@ -243,15 +258,25 @@ class Worker:
             if lookup.asked:
                 asked[lookup.step] = await open_asked(lookup, self.retries.of(lookup.step))
 
-    def _outputs(self) -> dict[str, list[Output]]:
-        """By task, its channels to every task it may send to."""
+    def _outputs(self, specs: Sequence[Deploy], mine: Sequence[Deploy]) -> dict[str, list[Output]]:
+        """By task that is here, its channels to every task it may send to."""
         # By edge and sender; the tasks of a stage come in the order of the outlets' tasks.
         channels: dict[tuple[int, str], list[WritableChannel]] = {}
-        for spec in self._specs:
-            inbox = self._inboxes[spec.task]
+        number = 0
+        for spec in specs:
+            inbox = self._inboxes.get(spec.task)
             for inlet in spec.inlets:
-                channel = inbox.channel(inlet.port, inlet.origins)
-                channels.setdefault((inlet.edge, inlet.sender), []).append(channel)
+                number += 1
+                sends = inlet.sender in self._inboxes
+                if inbox is not None:
+                    channel = inbox.channel(inlet.port, inlet.origins)
+                    if sends:
+                        channels.setdefault((inlet.edge, inlet.sender), []).append(channel)
+                    elif self._elsewhere is not None:
+                        self._elsewhere.feed(number, inlet.sender, channel)
+                elif sends and self._elsewhere is not None:
+                    writable = self._elsewhere.writable(number, spec.task)
+                    channels.setdefault((inlet.edge, inlet.sender), []).append(writable)
         return {
             spec.task: [
                 Output(
@@ -262,20 +287,22 @@ class Worker:
                 )
                 for outlet in spec.outlets
             ]
-            for spec in self._specs
+            for spec in mine
         }
 
     async def _task(self, spec: Deploy, outputs: Sequence[Output]) -> Task:
         pool = self.pool
         if self._asked[spec.stage.id]:
             pool = pool.waiting()
+        metrics = self.metrics.of_task(spec.stage.name)
+        metrics.step(spec.stage.name).tasks += 1
         return Task(
             spec,
             await self._body(spec),
             outputs=outputs,
             inbox=self._inboxes[spec.task],
             pool=pool,
-            metrics=self.metrics.of_task(spec.stage.name),
+            metrics=metrics,
             control=self.control,
             taps=self.taps,
             paces=self._paces.behind(spec.stage),

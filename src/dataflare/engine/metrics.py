@@ -187,12 +187,23 @@ class JobMetrics:
         self._base: dict[str, StepMetrics] = {}
         self._published: tuple[int, dict[str, StepMetrics]] | None = None
         self._own = TaskMetrics(kinds)
+        self._beside = [self._own]
         self._tasks = [self._own]
         self._left_out_before: dict[str, int] = {}
         self.times = JobTimes()
         self.checkpoints = CheckpointView()
         self._undone: dict[str, StepMetrics] = {}
         self._ended_by: str | None = None
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """By step, its kind."""
+        return self._kinds
+
+    @property
+    def beside(self) -> Mapping[str, StepMetrics]:
+        """The counts that belong to no task."""
+        return self._own.counts
 
     @property
     def steps(self) -> dict[str, StepMetrics]:
@@ -231,6 +242,12 @@ class JobMetrics:
         self._tasks.append(TaskMetrics(self._kinds, self.times.of_task(stage)))
         return self._tasks[-1]
 
+    def of_no_task(self) -> TaskMetrics:
+        """Counts of another process that belong to no task of it."""
+        self._beside.append(TaskMetrics(self._kinds))
+        self._tasks.append(self._beside[-1])
+        return self._beside[-1]
+
     @property
     def processed(self) -> dict[str, StepMetrics]:
         """The counts by step of all attempts, also of what failed and was done again. They only grow."""
@@ -242,7 +259,7 @@ class JobMetrics:
     def publish(self, epoch: int) -> None:
         """An epoch will happen: keep what its tasks had counted by then."""
         # What belongs to no task (the rows of lookup tables) is counted again by the next attempt.
-        tasks = (task for task in self._tasks if task is not self._own)
+        tasks = (task for task in self._tasks if task not in self._beside)
         kept = self._sum(task.cuts.get(epoch, task.counts) for task in tasks)
         self._published = epoch, {name: step.copy() for name, step in kept.items()}
 
@@ -301,6 +318,7 @@ class JobMetrics:
         }
         self._base = base
         self._own = TaskMetrics(self._kinds)
+        self._beside = [self._own]
         self._tasks = [self._own]
         self.times.end_attempt()
         for step in (*self._base.values(), *self._undone.values()):

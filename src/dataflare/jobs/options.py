@@ -15,6 +15,7 @@ from dataflare.jobs.result import RunResult
 from dataflare.sdk.context import Policy
 
 if TYPE_CHECKING:
+    from dataflare.cluster.crew import Workers
     from dataflare.jobs.watching import Watch
 
 
@@ -28,7 +29,8 @@ class RunOptions(Struct, frozen=True):
     where `stdout` destinations print, in place of standard output; it is not closed. storage: makes the store
     of checkpoints from the workflow's folder and the lineage; called at each start and each restart. observers: each is
     entered when the run has its lock, and left before the result is told; they may ask the run on threads of their own. door:
-    the same, entered before the plan is made."""
+    the same, entered before the plan is made. workers: processes that run its tasks, with `storage` a `SharedStore`; None:
+    this process does."""
 
     home: Path
     fresh: bool = False
@@ -44,3 +46,4 @@ class RunOptions(Struct, frozen=True):
     storage: Callable[[Path, str], Storage] = LocalStore
     observers: Sequence[Callable[[Watch], AbstractContextManager[object]]] = ()
     door: Callable[[Watch], AbstractContextManager[object]] = nullcontext
+    workers: Workers | None = None

@@ -47,6 +47,7 @@ from dataflare.jobs.interrupts import LeftEarly, happens_within, interruptible, 
 from dataflare.jobs.known_tables import expanded_to_run
 from dataflare.jobs.learning import appeared_lines, refuse_more, with_fields
 from dataflare.jobs.lineage import Lineage, scratch_of
+from dataflare.jobs.on_workers import host_of
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.recovery import (
     Recovered,
@@ -72,9 +73,6 @@ from dataflare.security.redact import Redactor
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
-
-_REPORT_S = 0.25
-_ANSWER_S = 1.0
 
 
 def run(workflow: Workflow, options: RunOptions) -> RunResult:
@@ -428,9 +426,11 @@ class _Run:
             self.retries,
             scratch=scratch_of(self.workflow, store),
             paces=self.watch.paces,
+            host=host_of(self.workflow, self.options, store, self.watch.told_by_worker),
         )
         self.watch.begin_attempt(attempt)
-        reporting = asyncio.ensure_future(self._report(attempt))
+        answer = partial(self.lineage.answer_savepoints, attempt.checkpoint_now)
+        reporting = asyncio.ensure_future(self.watch.reporting(answer))
         try:
             return await attempt.run(self.stop)
         finally:
@@ -438,17 +438,6 @@ class _Run:
             await completed(asyncio.gather(reporting, return_exceptions=True))
             self.watch.end_attempt()
             self.watch.report()
-
-    async def _report(self, attempt: Attempt) -> None:
-        """Tell the listener how far the run is, and take the savepoints that are asked for."""
-        every_s = _ANSWER_S if self.options.listener is None else _REPORT_S
-        loop = asyncio.get_running_loop()
-        due = loop.time()
-        while True:
-            due += every_s
-            await asyncio.sleep(max(0.0, due - loop.time()))
-            self.watch.report()
-            await self.lineage.answer_savepoints(attempt.checkpoint_now)
 
     def _notice(self, recovered: Recovered) -> None:
         self.watch.warn(recovered.notices)

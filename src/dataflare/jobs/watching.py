@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NO_ROWS = "E0813"
+_REPORT_S, _ANSWER_S = 0.25, 1.0
+"""The seconds between two reports to a listener, and where there is none."""
 _SILENT_S, _TOLD_AGAIN_S = 5.0, 30.0
 """When it is told that a call before the first row has no answer, and told again."""
 
@@ -177,6 +179,17 @@ class Watch:
         self._reporter.report(self.attempt)
         self.recorder.look()
 
+    async def reporting(self, answer: Callable[[], Awaitable[None]]) -> None:
+        """Report until it is cancelled. answer: called each time too, for those who ask for something."""
+        every_s = _ANSWER_S if self._options.listener is None else _REPORT_S
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due += every_s
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            self.report()
+            await answer()
+
     def ended(self, status: str, error: DataFlareError | None) -> None:
         """Write into the log how the run ended."""
         self.status, self.error = status, error
@@ -189,6 +202,15 @@ class Watch:
         else:
             facts = {"code": error.code}
             self.log.log("error", "run", f"{text}: {error.message}", error.step, **facts)
+
+    def told_by_worker(self, what: str, arguments: tuple[Any, ...]) -> None:
+        """A worker in another process says what happened to its calls."""
+        hears: dict[str, Callable[..., None]] = {
+            "retried": self._retried,
+            "opened": self._held_back,
+            "closed": self._let_through,
+        }
+        hears[what](*arguments)
 
     def _retried(self, retried: Retried) -> None:
         self.retried.setdefault(retried.step, []).append(retried)

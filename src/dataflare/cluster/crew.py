@@ -1,0 +1,319 @@
+"""The workers of an attempt, seen from its job. A crew is an `engine.hosting.Host`.
+
+Always true: the coordinator is told of a task only what its worker said over one link, in the order in which it was said; a
+worker that is lost ends the attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from dataflare.checkpoint.shared_store import SharedStore
+from dataflare.cluster.link import Link
+from dataflare.cluster.orders import (
+    Address,
+    Answer,
+    Ask,
+    Begin,
+    Built,
+    Closed,
+    Cut,
+    Ended,
+    Failed,
+    Finish,
+    Go,
+    Leave,
+    NoteHolding,
+    Outfit,
+    Report,
+    Shared,
+    Tell,
+    Told,
+    ToTask,
+    Want,
+    packed,
+    unpacked,
+)
+from dataflare.cluster.placement import Placement, placed
+from dataflare.engine.hosting import Hosted, TaskView
+from dataflare.engine.messages import Checkpoint, Committed, Deploy, Found, Opened
+from dataflare.engine.metrics import TaskMetrics
+from dataflare.engine.taps import Taps
+from dataflare.errors import DataFlareError, InternalError
+from dataflare.observability.times import Spent, TaskClock
+
+_CLOSE_S = 5.0
+
+
+class Workers(Protocol):
+    """Processes that run tasks, wherever they are. token: that they know."""
+
+    token: bytes
+
+    async def ready(self) -> Sequence[Address]:
+        """The addresses of all workers. Those that are gone have been replaced."""
+
+
+class Crew:
+    """outfit: what each worker makes for itself. tell: told of notices for the run's user."""
+
+    def __init__(
+        self,
+        hosted: Hosted,
+        workers: Workers,
+        outfit: Outfit,
+        tell: Tell,
+        placement: Placement = "spread",
+    ) -> None:
+        self._hosted, self._workers, self._outfit, self._tell = hosted, workers, outfit, tell
+        self._placement: Placement = placement
+        self._hands: list[_Hand] = []
+        self.taps = Taps()
+
+    async def deploy(self, specs: Sequence[Deploy]) -> Sequence[_Member]:
+        hosted = self._hosted
+        peers = await self._workers.ready()
+        where = placed(specs, len(peers), self._placement)
+        name = f"{hosted.identity.run_id}/{hosted.identity.attempt}/{hosted.identity.token}"
+        used = sorted(set(where.values()))
+        self._hands = [
+            _Hand(await self._link(peers[number], name), hosted, self._tell) for number in used
+        ]
+        by_number = dict(zip(used, self._hands, strict=True))
+        members = [_Member(spec, by_number[where[spec.task]]) for spec in specs]
+        for number, hand in by_number.items():
+            hand.add([spec for spec in specs if where[spec.task] == number])
+            hand.say(
+                Begin(
+                    name,
+                    hosted.plan,
+                    hosted.settings,
+                    hosted.identity,
+                    hosted.errors,
+                    self._outfit,
+                    tuple(spec if where[spec.task] == number else _bare(spec) for spec in specs),
+                    where,
+                    number,
+                    tuple(peers),
+                    hosted.metrics.kinds,
+                    hosted.metrics.errors_max,
+                    {n: (pace.rows_per_s, pace.bytes_per_s) for n, pace in hosted.paces.items()},
+                )
+            )
+        await _all_or_first_error([hand.built for hand in self._hands])
+        return members
+
+    async def _link(self, address: Address, name: str) -> Link:
+        return await Link.connect(address, self._workers.token, f"job {name}")
+
+    def lives(self) -> Sequence[Awaitable[None]]:
+        for hand in self._hands:
+            hand.say(Go())
+        return [hand.ended for hand in self._hands]
+
+    def views(self) -> Sequence[TaskView]:
+        return [view for hand in self._hands for view in hand.views.values()]
+
+    def queued_rows(self) -> int:
+        return sum(view.queued_rows for view in self.views())
+
+    def leave(self) -> None:
+        for hand in self._hands:
+            hand.say(Leave())
+
+    def note_holding(self) -> None:
+        for hand in self._hands:
+            hand.say(NoteHolding())
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(hand.aclose() for hand in self._hands))
+
+
+class _Member:
+    """A task in another process, as the coordinator sees it."""
+
+    def __init__(self, spec: Deploy, hand: _Hand) -> None:
+        self.spec, self._hand = spec, hand
+
+    def checkpoint(self, asked: Checkpoint) -> None:
+        self._hand.cut(asked)
+
+    def opened(self, opened: Opened) -> None:
+        self._hand.say(ToTask(self.spec.task, opened))
+
+    def found(self, found: Found) -> None:
+        self._hand.say(ToTask(self.spec.task, found))
+
+    def committed(self, committed: Committed) -> None:
+        self._hand.say(ToTask(self.spec.task, committed))
+
+    def uncut(self) -> str | None:
+        return self._hand.uncut.get(self.spec.task)
+
+
+class _Hand:
+    """One worker of the crew. built: its tasks are there; ended: they have ended, or failed. views and uncut: as it said
+    last."""
+
+    def __init__(self, link: Link, hosted: Hosted, tell: Tell) -> None:
+        loop = asyncio.get_running_loop()
+        self._link, self._control, self._tell = link, hosted.control, tell
+        self._all_metrics = hosted.metrics
+        assert isinstance(hosted.store, SharedStore)
+        self._store = hosted.store
+        self._metrics: dict[str, TaskMetrics] = {}
+        self._beside = hosted.metrics.of_no_task()
+        self._asked: Checkpoint | None = None
+        self._answering: set[asyncio.Task[None]] = set()
+        self.built: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self.views: dict[str, TaskView] = {}
+        self.uncut: dict[str, str] = {}
+        link.lost.add_done_callback(self._lost)
+        link.on_message = self._heard
+
+    def add(self, specs: Sequence[Deploy]) -> None:
+        """The tasks that it will run."""
+        for spec in specs:
+            metrics = self._all_metrics.of_task(spec.stage.name)
+            metrics.times.clock = _ToldClock()
+            self._metrics[spec.task] = metrics
+
+    def say(self, order: Any) -> None:
+        """Tell the worker, if it is still there: who waits for its answer is told of the loss."""
+        if not self._link.lost.done():
+            self._link.send_message(packed(order))
+
+    def cut(self, asked: Checkpoint) -> None:
+        """Ask all tasks of the worker for a cut, at once."""
+        if self._asked is not asked:
+            self._asked = asked
+            self.say(Cut(asked))
+
+    async def aclose(self) -> None:
+        self.say(Finish())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await asyncio.wait([self.closed])
+        for answering in self._answering:
+            answering.cancel()
+        await self._link.aclose()
+
+    # -- what the worker says ----------------------------------------------------------------------
+
+    def _heard(self, message: bytes) -> None:
+        order = unpacked(message)
+        match order:
+            case Built():
+                _done(self.built)
+            case Shared():
+                self._shared(order)
+            case Failed():
+                self._control.fail(order.failure)
+            case Ask():
+                answering = asyncio.ensure_future(self._answer(order))
+                self._answering.add(answering)
+                answering.add_done_callback(self._answering.discard)
+            case Want():
+                if order.commit:
+                    self._control.want_commit()
+                else:
+                    self._control.want_checkpoint()
+            case Report():
+                self._report(order)
+            case Told():
+                self._tell(order.what, order.arguments)
+            case Ended():
+                for future in (self.built, self.ended):
+                    if order.failed is None:
+                        _done(future)
+                    else:
+                        _fail(future, order.failed)
+            case Closed():
+                _done(self.closed)
+
+    def _shared(self, order: Shared) -> None:
+        metrics = self._metrics[order.share.task]
+        metrics.counts = dict(order.counts)
+        if order.share.epoch is not None:
+            metrics.cuts = {order.share.epoch: metrics.counts}
+        self._store.settle(order.released)
+        self._control.share(order.share)
+
+    async def _answer(self, order: Ask) -> None:
+        try:
+            assigned = await self._control.assign(order.source, order.task)
+        except DataFlareError as error:
+            self.say(Answer(order.number, failed=error))
+        else:
+            self.say(Answer(order.number, assigned))
+
+    def _report(self, report: Report) -> None:
+        for told in report.tasks:
+            task = told.view.task
+            self.views[task] = told.view
+            metrics = self._metrics[task]
+            metrics.counts = dict(told.counts)
+            metrics.times.latency = told.latency
+            clock = metrics.times.clock
+            assert isinstance(clock, _ToldClock)
+            clock.told, clock.told_on = told.spent, told.is_on
+            if told.uncut is None:
+                self.uncut.pop(task, None)
+            else:
+                self.uncut[task] = told.uncut
+        self._beside.counts = dict(report.beside)
+
+    def _lost(self, lost: asyncio.Future[None]) -> None:
+        error = lost.exception() or InternalError("a worker has left the run before its end")
+        for future in (self.built, self.ended):
+            _fail(future, error)
+        _done(self.closed)
+
+
+class _ToldClock(TaskClock):
+    """The time of a task in another process, as it was told."""
+
+    __slots__ = ("told", "told_on")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told, self.told_on = Spent(), False
+
+    def enter(self, doing: object) -> None:
+        self.told_on = False
+
+    @property
+    def is_on(self) -> bool:
+        return self.told_on
+
+    def spent(self) -> Spent:
+        return replace(self.told)
+
+
+def _bare(spec: Deploy) -> Deploy:
+    """The task for those that do not run it."""
+    return replace(spec, restored=None, state=())
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: asyncio.Future[None], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()
+
+
+async def _all_or_first_error(futures: Sequence[asyncio.Future[None]]) -> None:
+    done, _ = await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
+    for future in done:
+        future.result()

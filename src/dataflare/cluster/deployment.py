@@ -1,0 +1,314 @@
+"""The tasks of one attempt in a worker's process, and what they say to their job.
+
+Always true: whatever ends the attempt, no task of it runs on when `run` has returned; it ends when the job says so, or when
+the link to it is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from dataflare.checkpoint.shared_store import SharedStore
+from dataflare.cluster.channels import Entry, RemoteChannel
+from dataflare.cluster.link import Link
+from dataflare.cluster.orders import (
+    Answer,
+    Ask,
+    Begin,
+    Built,
+    Closed,
+    Cut,
+    Ended,
+    Failed,
+    Finish,
+    Go,
+    Leave,
+    NoteHolding,
+    Report,
+    Shared,
+    TaskReport,
+    Told,
+    ToTask,
+    Want,
+    packed,
+    sendable,
+    unpacked,
+)
+from dataflare.engine.channel import Channel
+from dataflare.engine.deploy import Worker
+from dataflare.engine.hosting import Hosted
+from dataflare.engine.messages import Assign, Committed, Fail, Found, Opened, Share, Wait
+from dataflare.engine.metrics import JobMetrics
+from dataflare.engine.pace import Pace
+from dataflare.engine.pool import SPARE_THREADS, ThreadPool
+from dataflare.engine.task import Task
+from dataflare.sdk.runtime import Runtime
+from dataflare.sdk.threads import completed, in_thread, own_threads
+from dataflare.security.redact import Redactor
+
+_REPORT_S = 0.25
+
+Joined = Callable[[str, int], Awaitable[Link]]
+"""The link that another worker of an attempt makes to this one."""
+
+
+class Deployment:
+    """token: of the job's links. joined: see `Joined`."""
+
+    def __init__(self, control: Link, token: bytes, joined: Joined) -> None:
+        self._control, self._token, self._joined = control, token, joined
+        self._begin: asyncio.Future[Begin] = asyncio.get_running_loop().create_future()
+        self._go, self._finish = asyncio.Event(), asyncio.Event()
+        self._tasks: dict[str, Task] = {}
+        self._worker: Worker | None = None
+        self._store: SharedStore | None = None
+        self._links: dict[int, Link] = {}
+        self._asked: dict[int, asyncio.Future[Assign | Wait | None]] = {}
+        self._numbers = count()
+
+    async def run(self) -> None:
+        """Take part in an attempt, until it is over."""
+        self._control.on_message = self._heard
+        self._control.lost.add_done_callback(lambda lost: self._finish.set())
+        begin = await self._first(self._begin)
+        if begin is None:
+            return
+        runtime = Runtime(masks=Redactor(begin.outfit.secrets))
+        with runtime.entered(), tempfile.TemporaryDirectory(prefix="dataflare-worker-") as scratch:
+            async with own_threads():
+                await self._take_part(begin, Path(scratch))
+        if not self._control.lost.done():
+            self._say(Closed())
+            await self._control.aclose()
+
+    async def _first(self, begin: asyncio.Future[Begin]) -> Begin | None:
+        finished = asyncio.ensure_future(self._finish.wait())
+        waiting: set[asyncio.Future[Any]] = {begin, finished}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finished.cancel()
+        return begin.result() if begin.done() else None
+
+    async def _take_part(self, begin: Begin, scratch: Path) -> None:
+        pool = ThreadPool(begin.settings.resources.threads + SPARE_THREADS)
+        living: asyncio.Future[None] = asyncio.ensure_future(self._live(begin, pool, scratch))
+        finished = asyncio.ensure_future(self._finish.wait())
+        waiting: set[asyncio.Future[Any]] = {living, finished}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if living.done():
+                error = living.exception()
+                self._say(Ended(sendable(error) if error is not None else None))
+            await finished
+        finally:
+            finished.cancel()
+            living.cancel()
+            await completed(asyncio.gather(living, return_exceptions=True))
+            if self._worker is not None:
+                await completed(self._worker.aclose())
+            for link in self._links.values():
+                await completed(link.aclose())
+            await completed(in_thread(pool.close, wait=True))
+
+    async def _live(self, begin: Begin, pool: ThreadPool, scratch: Path) -> None:
+        """Make the tasks, and let them run to their end."""
+        here = {task for task, worker in begin.placed.items() if worker == begin.me}
+        for other in sorted(_neighbours(begin)):
+            self._links[other] = await self._link_to(begin, other, pool)
+        metrics = JobMetrics(dict(begin.kinds))
+        metrics.errors_max = dict(begin.errors_max)
+        self._store = await in_thread(begin.outfit.store)
+        hosted = Hosted(
+            begin.plan,
+            begin.settings,
+            begin.identity,
+            begin.errors,
+            begin.outfit.retries(lambda what, arguments: self._say(Told(what, arguments))),
+            scratch,
+            self._store,
+            pool,
+            metrics,
+            self,
+            _paces(begin),
+        )
+        ways = _Ways(begin.placed, self._links)
+        self._worker = Worker(hosted, here, ways)
+        await self._worker.deploy(begin.specs)
+        self._tasks = {task.id: task for task in self._worker.tasks}
+        ways.open()
+        self._say(Built())
+        await self._go.wait()
+        lives = [asyncio.ensure_future(life) for life in self._worker.lives()]
+        lost = [link.lost for link in self._links.values()]
+        reporting = asyncio.ensure_future(self._report(metrics))
+        try:
+            await _all_or_first_error(lives, [*lost, reporting])
+            self._say(self._report_now(metrics))
+        finally:
+            for each in (*lives, reporting):
+                each.cancel()
+            await completed(asyncio.gather(*lives, reporting, return_exceptions=True))
+
+    async def _link_to(self, begin: Begin, other: int, pool: ThreadPool) -> Link:
+        """The one connection to another worker. The one with the higher number makes it."""
+        if begin.me < other:
+            link = await self._joined(begin.name, other)
+            link.pool = pool
+            return link
+        me = f"data {begin.name} {begin.me}"
+        return await Link.connect(begin.peers[other], self._token, me, pool=pool)
+
+    # -- from the job ------------------------------------------------------------------------------
+
+    def _heard(self, message: bytes) -> None:
+        order = unpacked(message)
+        match order:
+            case Begin():
+                self._begin.set_result(order)
+            case Go():
+                self._go.set()
+            case Cut():
+                for task in self._tasks.values():
+                    task.checkpoint(order.asked)
+            case ToTask():
+                _tell(self._tasks[order.task], order.word)
+            case Answer():
+                asked = self._asked.pop(order.number)
+                if not asked.done() and order.failed is not None:
+                    asked.set_exception(order.failed)
+                elif not asked.done():
+                    asked.set_result(order.assigned)
+            case Leave():
+                if self._worker is not None:
+                    self._worker.leave()
+            case NoteHolding():
+                if self._worker is not None:
+                    self._worker.note_holding()
+            case Finish():
+                self._finish.set()
+
+    # -- to the job: `Control` ---------------------------------------------------------------------
+
+    def share(self, share: Share) -> None:
+        metrics = self._tasks[share.task].metrics
+        counts = metrics.counts if share.epoch is None else metrics.cuts[share.epoch]
+        assert self._store is not None
+        self._say(Shared(share, counts, self._store.take_released()))
+
+    def fail(self, failure: Fail) -> None:
+        if failure.error is not None:
+            failure = Fail(failure.task, sendable(failure.error))
+        self._say(Failed(failure))
+
+    async def assign(self, source: str, task: str) -> Assign | Wait | None:
+        number = next(self._numbers)
+        asked: asyncio.Future[Assign | Wait | None] = asyncio.get_running_loop().create_future()
+        self._asked[number] = asked
+        self._say(Ask(number, source, task))
+        return await asked
+
+    def want_checkpoint(self) -> None:
+        self._say(Want())
+
+    def want_commit(self) -> None:
+        self._say(Want(commit=True))
+
+    def _say(self, order: Any) -> None:
+        if not self._control.lost.done():
+            self._control.send_message(packed(order))
+
+    # -- reports -----------------------------------------------------------------------------------
+
+    async def _report(self, metrics: JobMetrics) -> None:
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            self._say(self._report_now(metrics))
+
+    def _report_now(self, metrics: JobMetrics) -> Report:
+        """Of the tasks that moved since the last report."""
+        assert self._worker is not None
+        reports = []
+        for view, task in zip(self._worker.views(), self._worker.tasks, strict=True):
+            times = task.metrics.times
+            reports.append(
+                TaskReport(
+                    view,
+                    task.metrics.counts,
+                    times.clock.spent(),
+                    times.clock.is_on,
+                    times.latency,
+                    task.uncut(),
+                )
+            )
+        return Report(reports, metrics.beside)
+
+
+def _tell(task: Task, word: Opened | Found | Committed) -> None:
+    """Pass a word of the coordinator on."""
+    match word:
+        case Opened():
+            task.opened(word)
+        case Found():
+            task.found(word)
+        case Committed():
+            task.committed(word)
+
+
+class _Ways:
+    """The ways to the tasks of other workers. It is `engine.deploy.Elsewhere`."""
+
+    def __init__(self, placed: Mapping[str, int], links: Mapping[int, Link]) -> None:
+        self._placed, self._links = placed, links
+        self._feeding: list[tuple[int, str, Channel]] = []
+
+    def writable(self, number: int, task: str) -> RemoteChannel:
+        return RemoteChannel(self._links[self._placed[task]], number)
+
+    def feed(self, number: int, sender: str, channel: Channel) -> None:
+        self._feeding.append((number, sender, channel))
+
+    def open(self) -> None:
+        """Let rows come in: every task is there."""
+        for number, sender, channel in self._feeding:
+            Entry(self._links[self._placed[sender]], number, channel)
+
+
+def _neighbours(begin: Begin) -> set[int]:
+    """The workers that this one exchanges rows with."""
+    found = set()
+    for spec in begin.specs:
+        reader = begin.placed[spec.task]
+        for inlet in spec.inlets:
+            writer = begin.placed[inlet.sender]
+            if begin.me in (reader, writer):
+                found.add(writer if reader == begin.me else reader)
+    return found - {begin.me}
+
+
+def _paces(begin: Begin) -> dict[str, Pace]:
+    """How fast the steps may go here: as much of their rates as of their tasks is here."""
+    paces = {}
+    for step, rates in begin.rates.items():
+        tasks = [begin.placed[spec.task] for spec in begin.specs if spec.stage.name == step]
+        share = tasks.count(begin.me) / len(tasks) if tasks else 0.0
+        if share:
+            rows_per_s, bytes_per_s = (None if each is None else each * share for each in rates)
+            paces[step] = Pace(rows_per_s, bytes_per_s)
+    return paces
+
+
+async def _all_or_first_error(
+    lives: Iterable[asyncio.Future[None]], others: Iterable[asyncio.Future[None]]
+) -> None:
+    """Wait until all lives have ended. Raises the first error, also one of the others."""
+    left: set[asyncio.Future[None]] = set(lives)
+    waiting = left.union(others)
+    while left:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for future in done:
+            future.result()
+        left -= done

@@ -1,0 +1,219 @@
+"""What a job and its workers tell each other, in the order of an attempt.
+
+    job to worker    Begin         make these tasks
+    worker to job    Built         they are there, and joined to those of other workers
+    job to worker    Go            let them run
+                     Cut           cut an epoch
+                     ToTask        a word of the coordinator to one of them
+                     NoteHolding   the run stops: note what event time waited for
+                     Leave         the run stops: wait for no system that fails
+    worker to job    Shared        a task's share of an epoch, with its counts
+                     Failed        a task cannot go on
+                     Ask           a task asks for a split
+    job to worker    Answer        the split
+    worker to job    Want          a source wants a checkpoint
+                     Report        how the tasks are, a few times a second
+                     Told          a notice for the run's user
+                     Ended         all tasks have ended, or one has failed
+    job to worker    Finish        close everything
+    worker to job    Closed        it is closed
+
+They are pickled. Both sides have proved before that they know the token of the job, so neither reads what a stranger sent.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from dataflare.checkpoint.shared_store import SharedStore
+from dataflare.engine.coordinator import Identity
+from dataflare.engine.hosting import TaskView
+from dataflare.engine.messages import (
+    Assign,
+    Checkpoint,
+    Committed,
+    Deploy,
+    Fail,
+    Found,
+    Opened,
+    Share,
+    Wait,
+)
+from dataflare.engine.metrics import StepMetrics
+from dataflare.engine.row_errors import RowErrors
+from dataflare.errors import DataFlareError, InternalError
+from dataflare.observability.times import Histogram, Spent
+from dataflare.planner.physical import PhysicalPlan
+from dataflare.resilience.retry import Retries
+
+if TYPE_CHECKING:
+    from dataflare.workflow.settings import Settings
+
+Address = tuple[str, int]
+Rate = tuple[float | None, float | None]
+"""Rows and bytes a second."""
+Tell = Callable[[str, tuple[Any, ...]], None]
+"""Tells the run's user: what, and its arguments."""
+
+
+class Outfit(Struct, frozen=True):
+    """What a worker makes for itself, because it cannot be sent. store: opens the storage of checkpoints. retries: the
+    policies of calls. secrets: texts that no message shows. base: the folder that relative paths start from."""
+
+    store: Callable[[], SharedStore]
+    retries: Callable[[Tell], Retries]
+    secrets: Sequence[str]
+    base: Path
+
+
+class Begin(Struct, frozen=True):
+    """name: of the attempt, the same for all its workers. specs: all tasks of the plan; those of other workers without their state.
+    placed: by task, its worker. me: the worker that this is for; peers: the addresses of all. kinds: of the
+    steps, for their counts. rates: by step, of all its tasks together."""
+
+    name: str
+    plan: PhysicalPlan
+    settings: Settings
+    identity: Identity
+    errors: RowErrors
+    outfit: Outfit
+    specs: tuple[Deploy, ...]
+    placed: Mapping[str, int]
+    me: int
+    peers: tuple[Address, ...]
+    kinds: Mapping[str, str]
+    errors_max: Mapping[str, int | float]
+    rates: Mapping[str, Rate]
+
+
+class Built(Struct, frozen=True):
+    """The tasks are there."""
+
+
+class Go(Struct, frozen=True):
+    """Let the tasks run."""
+
+
+class Cut(Struct, frozen=True):
+    """Every task of the worker is asked for a cut."""
+
+    asked: Checkpoint
+
+
+class ToTask(Struct, frozen=True):
+    """A word of the coordinator to one task."""
+
+    task: str
+    word: Opened | Found | Committed
+
+
+class NoteHolding(Struct, frozen=True):
+    """See `Host.note_holding`."""
+
+
+class Leave(Struct, frozen=True):
+    """The run stops: no wait for a system that fails holds it up."""
+
+
+class Shared(Struct, frozen=True):
+    """A task's share, and what it had counted by then. released: chunks that no later checkpoint will name."""
+
+    share: Share
+    counts: Mapping[str, StepMetrics]
+    released: Sequence[str] = ()
+
+
+class Failed(Struct, frozen=True):
+    """A task cannot go on."""
+
+    failure: Fail
+
+
+class Ask(Struct, frozen=True):
+    """A task asks for a split. number: of the question."""
+
+    number: int
+    source: str
+    task: str
+
+
+class Answer(Struct, frozen=True):
+    """The answer to a question; failed: why there is none."""
+
+    number: int
+    assigned: Assign | Wait | None = None
+    failed: DataFlareError | None = None
+
+
+class Want(Struct, frozen=True):
+    """A source gives nothing more until a checkpoint has what it gave; commit: see `Control.want_commit`."""
+
+    commit: bool = False
+
+
+class TaskReport(Struct, frozen=True):
+    """How a task is. uncut: why it cannot be cut now."""
+
+    view: TaskView
+    counts: Mapping[str, StepMetrics]
+    spent: Spent
+    is_on: bool
+    latency: Histogram | None
+    uncut: str | None
+
+
+class Report(Struct, frozen=True):
+    """How the tasks of a worker are. beside: what it counts that belongs to no task."""
+
+    tasks: Sequence[TaskReport]
+    beside: Mapping[str, StepMetrics]
+
+
+class Told(Struct, frozen=True):
+    """A notice for the run's user. what and arguments: as `Tell`."""
+
+    what: str
+    arguments: tuple[Any, ...]
+
+
+class Ended(Struct, frozen=True):
+    """All tasks of the worker have ended; failed: one of them failed."""
+
+    failed: BaseException | None = None
+
+
+class Finish(Struct, frozen=True):
+    """The attempt is over: close everything."""
+
+
+class Closed(Struct, frozen=True):
+    """Nothing of the attempt runs in this worker any more."""
+
+
+def packed(order: Struct) -> bytes:
+    """The bytes of an order. What cannot be sent is an InternalError that says what it was."""
+    try:
+        return pickle.dumps(order, protocol=pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        raise InternalError(
+            f"{type(order).__name__} cannot be sent to another process: {error}"
+        ) from error
+
+
+def unpacked(message: bytes) -> Any:
+    """The order in a message of a side that has proved the token."""
+    return pickle.loads(message)
+
+
+def sendable(error: BaseException) -> BaseException:
+    """The error, or one that says the same where it cannot be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return InternalError(f"{type(error).__name__}: {error}")
+    return error

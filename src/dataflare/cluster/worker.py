@@ -1,0 +1,94 @@
+"""A worker: a process that listens, and runs the tasks of attempts that jobs give it.
+
+It knows nothing of what placed it. As a program it reads its token from the first line of standard input, prints its address
+as JSON, and ends with standard input:
+
+    python -m dataflare.cluster.worker HOST NAME
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+from dataflare.cluster.deployment import Deployment
+from dataflare.cluster.link import Link, LinkServer
+from dataflare.cluster.orders import Address
+from dataflare.errors import InternalError
+
+
+class WorkerServer:
+    """token: that a caller must know. name: of the worker, for messages.
+
+    The other side of a link says in its name what it is for: `job ATTEMPT` or `data ATTEMPT NUMBER`.
+    """
+
+    def __init__(self, token: bytes, name: str) -> None:
+        self._token = token
+        self._server = LinkServer(token, name, self._linked)
+        self._joined: dict[tuple[str, int], asyncio.Future[Link]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def start(self, host: str) -> Address:
+        """Listen on a free port of an address of this machine."""
+        return await self._server.start(host)
+
+    async def aclose(self) -> None:
+        """End all attempts, and listen no more."""
+        await self._server.aclose()
+        for running in self._running:
+            running.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _linked(self, link: Link) -> None:
+        kind, _, rest = link.peer.partition(" ")
+        if kind == "job":
+            running = asyncio.ensure_future(self._run(link, rest))
+            self._running.add(running)
+            running.add_done_callback(self._running.discard)
+        elif kind == "data":
+            attempt, _, number = rest.rpartition(" ")
+            joined = self._future(attempt, int(number))
+            if joined.done():
+                link.fail("it has joined this attempt already")
+            else:
+                joined.set_result(link)
+        else:
+            link.fail(f"it does not say what it is for: {link.peer!r}")
+
+    async def _run(self, link: Link, attempt: str) -> None:
+        try:
+            await Deployment(link, self._token, self._wait_for).run()
+        except Exception as error:
+            link.fail(InternalError(f"the worker failed: {type(error).__name__}: {error}"))
+        finally:
+            for key in [key for key in self._joined if key[0] == attempt]:
+                joined = self._joined.pop(key)
+                if joined.done() and not joined.cancelled():
+                    joined.result().fail("the attempt is over")
+
+    def _future(self, attempt: str, number: int) -> asyncio.Future[Link]:
+        key = attempt, number
+        if key not in self._joined:
+            self._joined[key] = asyncio.get_running_loop().create_future()
+        return self._joined[key]
+
+    async def _wait_for(self, attempt: str, number: int) -> Link:
+        return await asyncio.shield(self._future(attempt, number))
+
+
+async def _serve(host: str, name: str) -> None:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    token = bytes.fromhex((await reader.readline()).decode().strip())
+    server = WorkerServer(token, name)
+    address = await server.start(host)
+    print(json.dumps(address), flush=True)
+    await reader.read()
+    await server.aclose()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(*sys.argv[1:3]))

@@ -1,0 +1,56 @@
+"""Workers that are processes of this machine, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Sequence
+
+Address = tuple[str, int]
+
+
+class WorkerProcesses:
+    """They are started when they are asked for, and again when they have gone. Each is the same program that Ray starts."""
+
+    def __init__(self, count: int) -> None:
+        self.token = secrets.token_bytes(32)
+        self.processes: list[subprocess.Popen[bytes] | None] = [None] * count
+        self.addresses: list[Address] = [("", 0)] * count
+        self.starts = 0
+
+    async def ready(self) -> Sequence[Address]:
+        await asyncio.gather(*(self._start(number) for number in range(len(self.processes))))
+        return self.addresses
+
+    async def _start(self, number: int) -> None:
+        process = self.processes[number]
+        if process is not None and process.poll() is None:
+            return
+        self.starts += 1
+        command = [sys.executable, "-m", "dataflare.cluster.worker", "127.0.0.1", f"w{number}"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.processes[number] = process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(self.token.hex().encode() + b"\n")
+        process.stdin.flush()
+        line = await asyncio.to_thread(process.stdout.readline)
+        host, port = json.loads(line)
+        self.addresses[number] = (host, port)
+
+    def kill(self, number: int) -> None:
+        process = self.processes[number]
+        assert process is not None
+        process.kill()
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process is not None:
+                process.kill()
+                process.wait()
+                for pipe in (process.stdin, process.stdout):
+                    if pipe is not None:
+                        pipe.close()
