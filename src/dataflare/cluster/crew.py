@@ -221,8 +221,8 @@ class _Hand:
                 self._answering.add(answering)
                 answering.add_done_callback(self._answering.discard)
             case Want():
-                if order.commit:
-                    self._control.want_commit()
+                if order.awaiting is not None:
+                    self._control.want_commit(order.awaiting)
                 else:
                     self._control.want_checkpoint()
             case Report():

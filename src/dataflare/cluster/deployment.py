@@ -214,8 +214,8 @@ class Deployment:
     def want_checkpoint(self) -> None:
         self._say(Want())
 
-    def want_commit(self) -> None:
-        self._say(Want(commit=True))
+    def want_commit(self, task: str) -> None:
+        self._say(Want(task))
 
     def _say(self, order: Any) -> None:
         if not self._control.lost.done():

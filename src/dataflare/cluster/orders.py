@@ -151,9 +151,9 @@ class Answer(Struct, frozen=True):
 
 
 class Want(Struct, frozen=True):
-    """A source gives nothing more until a checkpoint has what it gave; commit: see `Control.want_commit`."""
+    """A source gives nothing more until a checkpoint has what it gave. awaiting: a task that awaits the commit itself."""
 
-    commit: bool = False
+    awaiting: str | None = None
 
 
 class TaskReport(Struct, frozen=True):
