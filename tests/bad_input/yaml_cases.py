@@ -237,7 +237,7 @@ error[E0401]: unknown source type 'inlien' (step 'a')
   |
 3 |   a: {type: inlien, config: {rows: [{id: 1}]}}
   |             ^^^^^^
-   = known types: clickhouse, delta, duckdb, elasticsearch, file, generate, http, iceberg, inline, kafka, kinesis, memory, mqtt, mysql, nats, opensearch, postgres, pulsar, python, rabbitmq, redis, socket, sqlite, sqs, sse, stdin, syslog, webhook, websocket
+   = known types: clickhouse, delta, duckdb, dynamodb, elasticsearch, file, generate, http, iceberg, inline, kafka, kinesis, memory, mqtt, mysql, nats, opensearch, postgres, pulsar, python, rabbitmq, redis, socket, sqlite, sqs, sse, stdin, syslog, webhook, websocket
    = help: did you mean 'inline'?
 """,
     ),

@@ -72,7 +72,7 @@ SERVICES = {
                 lambda made: dict(made.environment)),
         Service("s3proxy", "S3Proxy (S3 API)", "servers.s3proxy", "2.9.0", 4, "Apache-2.0",
                 lambda made: dict(made.environment), "Java 17 and Maven"),
-        Service("aws", "SQS, Kinesis and S3 (moto)", "servers.aws", "5.2.5", 2, "Apache-2.0",
+        Service("aws", "SQS, Kinesis, DynamoDB and S3 (moto)", "servers.aws", "5.2.5", 2, "Apache-2.0",
                 lambda made: made.options),
         Service("nats", "NATS server", "servers.nats", "2.9", 0.2, "Apache-2.0",
                 lambda made: {"connection": made.url}),

@@ -33,6 +33,7 @@ _SOURCES = {
     "pulsar": "dataflare.connectors.pulsar.source:PulsarSource",
     "redis": "dataflare.connectors.redis.stream_source:RedisSource",
     "sqs": "dataflare.connectors.sqs.source:SqsSource",
+    "dynamodb": "dataflare.connectors.dynamodb.source:DynamodbSource",
     "kinesis": "dataflare.connectors.kinesis.source:KinesisSource",
     "http": "dataflare.connectors.http.source:HttpSource",
     "elasticsearch": "dataflare.connectors.elasticsearch.source:ElasticsearchSource",

@@ -87,9 +87,9 @@ class MessageBatch(ABC):
             return self._decoded
 
     def rows(self) -> pl.DataFrame:
-        """Raises a Polars error where they are not one for each message."""
+        """Raises a Polars error where they are not one for each message, or one is bad: it may give a delete beside."""
         decoded = self._rows()
-        if decoded.message.len() != self._messages:
+        if decoded.message.len() != self._messages or decoded.bad.height:
             raise pl.exceptions.ComputeError("some messages give no row")
         return decoded.rows
 
