@@ -15,6 +15,8 @@ Address = tuple[str, int]
 class WorkerProcesses:
     """They are started when they are asked for, and again when they have gone. Each is the same program that Ray starts."""
 
+    host = "127.0.0.1"
+
     def __init__(self, count: int) -> None:
         self.token = secrets.token_bytes(32)
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * count

@@ -40,20 +40,26 @@ from dataflare.cluster.orders import (
     unpacked,
 )
 from dataflare.cluster.placement import Placement, placed
+from dataflare.cluster.worker import WorkerServer
 from dataflare.engine.hosting import Hosted, TaskView
 from dataflare.engine.messages import Checkpoint, Committed, Deploy, Found, Opened
 from dataflare.engine.metrics import TaskMetrics
 from dataflare.engine.taps import Taps
 from dataflare.errors import DataFlareError, InternalError
 from dataflare.observability.times import Spent, TaskClock
+from dataflare.sdk.runtime import current
 
 _CLOSE_S = 5.0
 
 
 class Workers(Protocol):
-    """Processes that run tasks, wherever they are. token: that they know."""
+    """Processes that run tasks, wherever they are. token: that they know. host: the address of this machine that they
+    reach."""
 
     token: bytes
+
+    @property
+    def host(self) -> str: ...
 
     async def ready(self) -> Sequence[Address]:
         """The addresses of all workers. Those that are gone have been replaced."""
@@ -73,12 +79,16 @@ class Crew:
         self._hosted, self._workers, self._outfit, self._tell = hosted, workers, outfit, tell
         self._placement: Placement = placement
         self._hands: list[_Hand] = []
+        self._own: WorkerServer | None = None
         self.taps = Taps()
 
     async def deploy(self, specs: Sequence[Deploy]) -> Sequence[_Member]:
         hosted = self._hosted
-        peers = await self._workers.ready()
+        peers = [*await self._workers.ready()]
         where = placed(specs, len(peers), self._placement)
+        if len(peers) in where.values():
+            self._own = WorkerServer(self._workers.token, "the command", current())
+            peers.append(await self._own.start(self._workers.host))
         name = f"{hosted.identity.run_id}/{hosted.identity.attempt}/{hosted.identity.token}"
         used = sorted(set(where.values()))
         self._hands = [
@@ -132,6 +142,8 @@ class Crew:
 
     async def aclose(self) -> None:
         await asyncio.gather(*(hand.aclose() for hand in self._hands))
+        if self._own is not None:
+            await self._own.aclose()
 
 
 class _Member:

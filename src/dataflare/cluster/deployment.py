@@ -58,10 +58,13 @@ Joined = Callable[[str, int], Awaitable[Link]]
 
 
 class Deployment:
-    """token: of the job's links. joined: see `Joined`."""
+    """token: of the job's links. joined: see `Joined`. runtime: of the run; None: it gets one of its own."""
 
-    def __init__(self, control: Link, token: bytes, joined: Joined) -> None:
+    def __init__(
+        self, control: Link, token: bytes, joined: Joined, runtime: Runtime | None = None
+    ) -> None:
         self._control, self._token, self._joined = control, token, joined
+        self._runtime = runtime
         self._begin: asyncio.Future[Begin] = asyncio.get_running_loop().create_future()
         self._go, self._finish = asyncio.Event(), asyncio.Event()
         self._tasks: dict[str, Task] = {}
@@ -78,8 +81,11 @@ class Deployment:
         begin = await self._first(self._begin)
         if begin is None:
             return
-        runtime = Runtime(masks=Redactor(begin.outfit.secrets))
-        with runtime.entered(), tempfile.TemporaryDirectory(prefix="dataflare-worker-") as scratch:
+        if self._runtime is not None:
+            inside = self._runtime.joined()
+        else:
+            inside = Runtime(masks=Redactor(begin.outfit.secrets)).entered()
+        with inside, tempfile.TemporaryDirectory(prefix="dataflare-worker-") as scratch:
             async with own_threads():
                 await self._take_part(begin, Path(scratch))
         if not self._control.lost.done():

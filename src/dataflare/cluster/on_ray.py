@@ -65,6 +65,10 @@ class RayWorkers:
         self._addresses: list[Address | None] = []
         self._began = False
 
+    @property
+    def host(self) -> str:
+        return str(self._ray.util.get_node_ip_address())
+
     def start(self) -> int:
         """Place the workers. Returns how many there are. Blocking."""
         return len(self._ready())

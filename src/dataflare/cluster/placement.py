@@ -10,14 +10,21 @@ from dataflare.engine.messages import Deploy
 Placement = Literal["spread", "pack"]
 
 
+def is_beside_job(spec: Deploy) -> bool:
+    """Whether a task can only run in the process of its job."""
+    ends = spec.stage.source, spec.stage.destination
+    return any(end is not None and end.beside_job for end in ends)
+
+
 def placed(
     specs: Sequence[Deploy], workers: int, placement: Placement = "spread", *, slots: int = 1
 ) -> dict[str, int]:
-    """By task, the number of its worker.
+    """By task, the number of its worker; `workers` is the number of the one in the process of the job.
 
     Tasks that send all their rows to one other task are placed together with it, so that these rows stay in memory. spread: such groups
     go to all workers in turn. pack: to as few as have `slots` groups each.
     """
+    beside_job = {spec.task for spec in specs if is_beside_job(spec)}
     heads: dict[str, str] = {spec.task: spec.task for spec in specs}
 
     def head(task: str) -> str:
@@ -28,11 +35,18 @@ def placed(
 
     for spec in specs:
         for outlet in spec.outlets:
-            if outlet.exchange == "forward":
+            both = {spec.task, outlet.tasks[0]}
+            if outlet.exchange == "forward" and not both & beside_job:
                 heads[head(outlet.tasks[0])] = head(spec.task)
     numbers: dict[str, int] = {}
     for spec in specs:
-        numbers.setdefault(head(spec.task), len(numbers))
-    if placement == "pack":
-        return {s.task: min(numbers[head(s.task)] // slots, workers - 1) for s in specs}
-    return {s.task: numbers[head(s.task)] % workers for s in specs}
+        if spec.task not in beside_job:
+            numbers.setdefault(head(spec.task), len(numbers))
+
+    def worker(task: str) -> int:
+        if task in beside_job:
+            return workers
+        number = numbers[head(task)]
+        return min(number // slots, workers - 1) if placement == "pack" else number % workers
+
+    return {spec.task: worker(spec.task) for spec in specs}

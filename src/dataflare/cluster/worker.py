@@ -16,16 +16,18 @@ from dataflare.cluster.deployment import Deployment
 from dataflare.cluster.link import Link, LinkServer
 from dataflare.cluster.orders import Address
 from dataflare.errors import InternalError
+from dataflare.sdk.runtime import Runtime
 
 
 class WorkerServer:
-    """token: that a caller must know. name: of the worker, for messages.
+    """token: that a caller must know. name: of the worker, for messages. runtime: of the run that it belongs to; None where it
+    works for any.
 
     The other side of a link says in its name what it is for: `job ATTEMPT` or `data ATTEMPT NUMBER`.
     """
 
-    def __init__(self, token: bytes, name: str) -> None:
-        self._token = token
+    def __init__(self, token: bytes, name: str, runtime: Runtime | None = None) -> None:
+        self._token, self._runtime = token, runtime
         self._server = LinkServer(token, name, self._linked)
         self._joined: dict[tuple[str, int], asyncio.Future[Link]] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -59,7 +61,7 @@ class WorkerServer:
 
     async def _run(self, link: Link, attempt: str) -> None:
         try:
-            await Deployment(link, self._token, self._wait_for).run()
+            await Deployment(link, self._token, self._wait_for, self._runtime).run()
         except Exception as error:
             link.fail(InternalError(f"the worker failed: {type(error).__name__}: {error}"))
         finally:

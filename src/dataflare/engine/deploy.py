@@ -27,6 +27,7 @@ from dataflare.engine.hosting import Hosted, TaskView
 from dataflare.engine.letters import letters
 from dataflare.engine.lookup_tables import load_tables
 from dataflare.engine.messages import Control, Deploy, Inlet, Outlet
+from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.operating import ChunkFolder, Operating, refuse_other_layout, share_of
 from dataflare.engine.pace import Paces
 from dataflare.engine.paced_writing import PacedWriting
@@ -208,7 +209,8 @@ class Worker:
             if pace is not None:
                 self.controller.limit(spec.task, pace.rows_at_once)
             if spec.stage.id not in self._tables:
-                await self._load_tables(spec.stage)
+                # Of several processes one counts the rows of a table.
+                await self._load_tables(spec.stage, is_counted=spec.subtask == 0)
         outputs = self._outputs(specs, mine)
         for spec in mine:
             self.tasks.append(await self._task(spec, outputs[spec.task]))
@@ -247,11 +249,12 @@ class Worker:
         asked = [each for tables in self._asked.values() for each in tables.values()]
         await asyncio.gather(*(each.aclose() for each in asked), return_exceptions=True)
 
-    async def _load_tables(self, stage: Stage) -> None:
+    async def _load_tables(self, stage: Stage, *, is_counted: bool) -> None:
         """What the lookups of a stage look up in."""
         lookups = stage.lookups()
+        metrics = self.metrics if is_counted else JobMetrics(dict(self.metrics.kinds))
         self._tables[stage.id] = await load_tables(
-            lookups, self.pool, self.metrics, self.retries, self.errors
+            lookups, self.pool, metrics, self.retries, self.errors
         )
         asked = self._asked.setdefault(stage.id, {})
         for lookup in lookups:

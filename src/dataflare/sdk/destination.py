@@ -167,6 +167,9 @@ class DestinationConnector(ABC):
     summary: ClassVar[str] = ""
     example: ClassVar[str] = ""
 
+    beside_job: ClassVar[bool] = False
+    """Whether it can be written only in the process that commits, such as standard output, or a file that one process locks: on
+    a cluster its rows go there."""
     declarations: Declarations | None = None
     """What the catalogue of the source says of columns that arrive as they were read, set by the
     planner. For a table that the destination makes in the same kind of system."""

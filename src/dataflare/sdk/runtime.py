@@ -73,12 +73,20 @@ class Runtime:
     def entered(self) -> Iterator[Runtime]:
         """Be inside of this runtime, with the tasks and threads that are started here. It is closed at the
         end."""
+        try:
+            with self.joined():
+                yield self
+        finally:
+            self.close()
+
+    @contextmanager
+    def joined(self) -> Iterator[Runtime]:
+        """As `entered`, for another task of the same run: the runtime stays open."""
         token = _CURRENT.set(self)
         try:
             yield self
         finally:
             _CURRENT.reset(token)
-            self.close()
 
     def close(self) -> None:
         """Let go of all that the run has."""

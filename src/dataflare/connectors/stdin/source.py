@@ -70,6 +70,7 @@ class StdinSource(BrokerSource):
     """Standard input."""
 
     type = "stdin"
+    beside_job = True
     Config = StdinConfig
     summary = "Reads lines of standard input, as another program writes them into a pipe."
     example = """\

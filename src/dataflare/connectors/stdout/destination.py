@@ -81,6 +81,7 @@ class StdoutDestination(DestinationConnector):
     """Standard output."""
 
     type = "stdout"
+    beside_job = True
     Config = StdoutConfig
     summary = "Prints rows as a table, NDJSON or CSV, or keeps a table of the newest rows on the terminal."
     example = """\
