@@ -88,6 +88,10 @@ class RemoteChannel:
             self.flying_bytes += length
             link.send(self._line, frame)
 
+    async def queue(self, batch: SharedDataBatch) -> None:
+        """As `send`: its reader is never called in place."""
+        await self.send(batch)
+
     def put(self, mark: Mark) -> None:
         """Send a mark, at once. Raises the link's error if it has ended."""
         self._link.send(self._line, Frame(Kind.MARK, self.number, mark_body(mark)))

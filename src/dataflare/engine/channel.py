@@ -84,6 +84,9 @@ class WritableChannel(Protocol):
     async def send(self, batch: SharedDataBatch) -> None:
         """Send a batch, as soon as there is credit for it."""
 
+    async def queue(self, batch: SharedDataBatch) -> None:
+        """As `send`, but the batch waits until the reader's turn comes."""
+
     def put(self, mark: Mark) -> None:
         """Send a mark, at once."""
 

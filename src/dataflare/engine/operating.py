@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import polars as pl
 
@@ -84,6 +84,8 @@ class Operating(Body):
         self._chunks, self._budget, self._state_max = chunks, budget, state_max
         self._last: Share | None = None
         self._calling = threading.Lock()
+
+    joins_batches: ClassVar[bool] = True
 
     def begin(self) -> None:
         if not self.live.needs_rows:
