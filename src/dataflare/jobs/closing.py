@@ -6,18 +6,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from dataflare.checkpoint.runs import RunFailure, RunRecord, utc_text
 from dataflare.engine.metrics import JobMetrics, StepMetrics
-from dataflare.errors import from_here
+from dataflare.errors import DataFlareError, from_here
 from dataflare.jobs.result import RunResult
 from dataflare.planner import Plan
 from dataflare.planner.facts import dead_letters
 from dataflare.planner.graph import SourceNode
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.planner.written_as import partial_results, unread_kinds
-from dataflare.resilience.retry import Retried
 from dataflare.sdk.destination import Delivery
 
 
@@ -39,9 +39,16 @@ def told_of(step: str, warning: str, rows: int) -> str:
     return f"step '{step}': {warning}" + (f" in {in_words(rows)}" if rows else "")
 
 
+class RetriedCalls(Struct, frozen=True):
+    """Of a step: how many calls were made again, and why the last one was."""
+
+    calls: int
+    last_error: DataFlareError
+
+
 def closing_warnings(
     metrics: JobMetrics,
-    retried: Mapping[str, Sequence[Retried]],
+    retried: Mapping[str, RetriedCalls],
     held_back: Mapping[str, int],
     published: Mapping[str, Mapping[str, Any]],
     letters_at: Mapping[str, str],
@@ -52,8 +59,8 @@ def closing_warnings(
     opened. published: by destination, what it has. letters_at: by step, where its dead letters are.
     """
     for name, calls in retried.items():
-        times = "once" if len(calls) == 1 else f"{len(calls):,} times"
-        last_error = calls[-1].error
+        times = "once" if calls.calls == 1 else f"{calls.calls:,} times"
+        last_error = calls.last_error
         yield f"step '{name}': tried again {times} after {last_error.code}: {from_here(last_error.message)}"
     for name, count in held_back.items():
         times = "once" if count == 1 else f"{count:,} times"

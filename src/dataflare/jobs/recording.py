@@ -137,7 +137,7 @@ class Recorder:
         return Recorded(
             view=self._watch.view(),
             course=self.course.copy(),
-            warnings=[*self._watch.warnings],
+            warnings=self._watch.warnings.shown(),
         )
 
     def _write(self, record: Recorded) -> str | None:

@@ -454,7 +454,7 @@ class _Run:
         closing = closing_warnings(
             self.metrics, watch.retried, watch.held_back, self.published, self.letters_at
         )
-        watch.warnings.extend(text for text in closing if text not in watch.warnings)
+        watch.warnings.extend(closing)
         times, slowest = self.watch.who_is_slow()
         return RunResult(
             times=times,
@@ -468,7 +468,7 @@ class _Run:
             checkpoints=self.metrics.checkpoints.completed,
             last_checkpoint_bytes=self.metrics.checkpoints.last_bytes,
             error=error,
-            warnings=self.watch.warnings,
+            warnings=self.watch.warnings.shown(),
             published=self.published,
             notes=notes_of(self.notes),
         )

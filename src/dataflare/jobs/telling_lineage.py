@@ -26,8 +26,7 @@ def telling_lineage(
 
     def said(text: str) -> None:
         watch.log.log("warning", "openlineage", text)
-        if text not in watch.warnings:
-            watch.warnings.append(text)
+        watch.warnings.add(text)
 
     with sending(target, said) as sender:
         telling = _Telling(watch, target, sender, said)

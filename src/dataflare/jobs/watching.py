@@ -15,8 +15,9 @@ from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.taps import Tap
 from dataflare.errors import DataError, DataFlareError, RunError, from_here
 from dataflare.jobs.breakers import circuit_breakers, fallbacks
-from dataflare.jobs.closing import told_of
+from dataflare.jobs.closing import RetriedCalls, told_of
 from dataflare.jobs.counting import metrics_of
+from dataflare.jobs.kept_warnings import KeptWarnings
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.progress import Reporter
 from dataflare.jobs.rates import paces_of
@@ -54,8 +55,8 @@ class Watch:
         self.run_id = run_id
         self.status = "starting"
         self.started_at, self._started = time.time(), time.monotonic()
-        self.warnings: list[str] = []
-        self.retried: dict[str, list[Retried]] = {}
+        self.warnings = KeptWarnings()
+        self.retried: dict[str, RetriedCalls] = {}
         self.held_back: dict[str, int] = {}
         self.restarts = 0
         self.is_resumed = False
@@ -134,8 +135,7 @@ class Watch:
     def warn(self, texts: Iterable[str]) -> None:
         """Tell the user, now and at the end. Each text once."""
         for text in texts:
-            if text not in self.warnings:
-                self.warnings.append(text)
+            if self.warnings.add(text):
                 self.say(text, level="warning")
 
     def restarting(self, error: DataFlareError, delay_s: float) -> None:
@@ -213,7 +213,9 @@ class Watch:
         hears[what](*arguments)
 
     def _retried(self, retried: Retried) -> None:
-        self.retried.setdefault(retried.step, []).append(retried)
+        before = self.retried.get(retried.step)
+        calls = before.calls + 1 if before is not None else 1
+        self.retried[retried.step] = RetriedCalls(calls, retried.error)
         message = from_here(f"step '{retried.step}': {retried}")
         self.say(message, level="warning", component="calls", step=retried.step)
 
@@ -338,7 +340,7 @@ class Watch:
             steps=self.step_views(),
             checkpoints=self._checkpoints(),
             alerts=self.alerts.views(),
-            warnings=list(self.warnings),
+            warnings=self.warnings.shown(),
             message=self.message,
             file=str(self.workflow.file.absolute()) if self.workflow.file else None,
             failure=self._why(),
@@ -408,7 +410,7 @@ class Watch:
                 step.errors,
                 step.dead_letters,
                 step.late,
-                retries=len(self.retried.get(name, ())),
+                retries=self.retried[name].calls if name in self.retried else 0,
                 held_back=self.held_back.get(name, 0),
                 is_held_back=name in self._breakers and self._breakers[name].is_open,
                 watermark_us=step.watermark_us,
