@@ -68,8 +68,9 @@ soak: $(VENV)/.dev ## kill runs and servers at random moments (KILLS=500 SEED=1)
 	$(BIN)/python tests/connectors/postgres/soak.py --kills $(KILLS) --seed $(SEED)
 	$(BIN)/python -m pytest -m soak --timeout 3600
 
-chaos: $(VENV)/.dev ## run the examples with faults, and compare what they write (SEEDS=200 SEED=1)
+chaos: $(VENV)/.dev ## run the examples, and destinations in servers, with faults; compare what they write (SEEDS=200 SEED=1)
 	$(BIN)/python tests/recovery/chaos_soak.py --seeds $(SEEDS) --seed $(SEED)
+	$(BIN)/python tests/recovery/server_chaos.py --seeds $$(( ($(SEEDS) + 4) / 5 )) --seed $(SEED)
 
 mirrors: $(VENV)/.dev ## mirror a table through kills of runs, servers and connections (SEEDS=200 SEED=1), compare
 	$(BIN)/python tests/mirror/mirror_soak.py --seeds $(SEEDS) --seed $(SEED)

@@ -157,7 +157,7 @@ class Chaos:
         for faults in (*scenario.attempts, *clean):
             attempt = sandbox.run(faults, self._timeout_s)
             runs, happened = runs + 1, happened + attempt.happened
-            problem = _problem(attempt)
+            problem = problem_of(attempt)
             if problem is not None:
                 problems["run"] = problem
                 break
@@ -207,7 +207,7 @@ class _Sandbox:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _problem(attempt: Attempt) -> str | None:
+def problem_of(attempt: Attempt) -> str | None:
     """What no fault excuses."""
     if attempt.status is None:
         return f"it did not end within {attempt.seconds:.0f} s"
