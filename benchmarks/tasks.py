@@ -76,9 +76,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rows", type=int, default=10)
     asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="tasks-") as scratch:
-        figures = asyncio.run(
-            measured(asked.steps, asked.parallelism, asked.rows, Path(scratch))
-        )
+        figures = asyncio.run(measured(asked.steps, asked.parallelism, asked.rows, Path(scratch)))
     met = True
     for name, value in figures.items():
         bar = BARS.get(name)
