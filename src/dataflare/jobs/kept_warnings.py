@@ -38,7 +38,7 @@ class KeptWarnings:
             self.add(text)
 
     def shown(self) -> list[str]:
-        """For the user. The same list until another warning comes: nobody changes it."""
+        """For the user. It is the same list until another warning comes, and must not be changed."""
         with self._lock:
             if self._shown is None:
                 before = self._total - len(self._texts)
