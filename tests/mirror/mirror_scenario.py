@@ -59,6 +59,8 @@ _POINTS = (
     "{destination}.commit.after_commit:3",
 )  # fmt: skip
 _NOT_REACHED = ("E0600", "E0601", "E0606", "E0607")
+_ANEW = "was written anew while it was read"
+"""A run restarts itself then, unless it is to stop."""
 _AGAIN = "run again: the run then has the columns that the table has now"
 _STOP_S = 20.0
 _FIRST = {"postgres": "after_slot", "mysql": "after_snapshot"}
@@ -225,6 +227,9 @@ class Scenario:
         errors = process.errors()
         if self._asks_for_another_run(errors):
             self.events.append("a column came while rows were read")
+            return
+        if is_stopped and _ANEW in errors:
+            self.events.append("a table was written anew while it was read")
             return
         may_end = is_stopped or self._records() == self._begun
         may_end = may_end and any(code in errors for code in _NOT_REACHED)

@@ -64,5 +64,11 @@ def source(database: Database, **config: Any) -> Any:
 
 
 def is_following(database: Database) -> bool:
-    """Whether a run has read its tables and follows the log: it holds no lock of a table any more."""
-    return bool(database.rows("select from pg_replication_slots where active"))
+    """Whether a run has read its tables and follows the log: it holds no lock of a table any more. A slot is active while
+    it is made too, and other databases of the server have slots."""
+    return bool(
+        database.rows(
+            "select from pg_replication_slots join pg_stat_replication on pid = active_pid "
+            "where database = current_database() and state = 'streaming'"
+        )
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from postgres_kit import Database
 from streams_shop import WORKFLOW, Shop
 
 from dataflare.errors import DataFlareError
-from dataflare.jobs import RunOptions, run
+from dataflare.jobs import Progress, RunOptions, run
 from dataflare.planner import plan
 from dataflare.sdk.crashpoints import observed
 from dataflare.workflow.load import load_text
@@ -210,10 +212,18 @@ def test_columns_that_two_tables_got_in_one_run_are_told_of_both(shop: Shop) -> 
         while point == "postgres.cdc.after_snapshot" and left:
             shop.database.execute(left.pop(0))
 
+    stops: list[bool] = []
+
+    def stop_when_both_came(progress: Progress) -> None:
+        came = {name: step.rows_in or 0 for name, step in progress.steps.items()}
+        if not stops and came.get("copy.orders", 0) > 50 and came.get("copy.items", 0) > 60:
+            stops.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
     shop.mode = "auto"
     with observed(act):
-        result = shop.run(for_s=2.0)
-    assert result.status == "stopped", result.error
+        result = shop.run(listener=stop_when_both_came)
+    assert result.status == "interrupted", result.error
     told = [each for each in result.warnings if "became columns" in each]
     assert sorted(told) == [
         "step 'shop.items': new fields became columns: price",
