@@ -9,8 +9,10 @@ Throughput, for batches of 64 KiB to 4 MiB, in GB/s of encoded batches:
     encoded    a bare asyncio connection, encoded and decoded by the same two pools
     flight     Arrow Flight's do_put, where pyarrow is installed
 
-Latency at 10,000 rows/s in batches of 10: by a link, against a channel of one process. All take turns. A bar that is missed
-makes the exit status 1.
+Latency at 10,000 rows/s in batches of 10: by a link, by a bare connection, and by a channel of one process. All take turns. A
+bar that is missed makes the exit status 1.
+
+Compression: what it saves and costs, and below which speed of a network it is faster.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import polars as pl
 import psutil
 
 from dataflare.cluster.channels import Entry, RemoteChannel
-from dataflare.cluster.frames import HEADER_BYTES, Kind, read_rows, room_for, rows_body
+from dataflare.cluster.frames import HEADER_BYTES, Compression, Kind, read_rows, room_for, rows_body
 from dataflare.cluster.link import Link, LinkServer
 from dataflare.cluster.wire import Frame
 from dataflare.engine.backpressure import BackpressureController
@@ -312,6 +314,36 @@ async def throughput(sender: Sender, size: int, megabytes: int, turns: int) -> b
     return met
 
 
+def compressions(megabytes: int) -> None:
+    """Of batches of 1 MiB, by one thread."""
+    batch = batch_of(1 << 20)
+    plain_bytes = len(rows_body(batch, "none", room_for(batch)))
+    times = max(4, (megabytes << 20) // plain_bytes)
+    plain_s = 0.0
+    ways: tuple[Compression, ...] = ("none", "lz4", "zstd")
+    for way in ways:
+        body = bytes(rows_body(batch, way, room_for(batch)))[HEADER_BYTES:]
+        began = time.process_time()
+        for _ in range(times):
+            rows_body(batch, way, room_for(batch))
+        encoded = time.process_time()
+        for _ in range(times):
+            read_rows(body, 0.0)
+        gigabytes = plain_bytes * times / 1e9
+        encodes_s, decodes_s = (
+            (encoded - began) / gigabytes,
+            (time.process_time() - encoded) / gigabytes,
+        )
+        share = len(body) / plain_bytes
+        text = f"  {way:5} {share:.2f} of the bytes, {encodes_s:.2f} + {decodes_s:.2f} CPU s a GB"
+        if way == "none":
+            plain_s = encodes_s + decodes_s
+        else:
+            saves_at = (1 - share) / max(1e-9, encodes_s + decodes_s - plain_s)
+            text += f": saves more than it costs below {saves_at:.2f} GB/s"
+        print(text)
+
+
 # --- latency --------------------------------------------------------------------------------------
 
 
@@ -394,6 +426,7 @@ async def latency(sender: Sender, seconds: float, turns: int) -> bool:
 
 
 async def sender(given: argparse.Namespace) -> int:
+    compressions(given.megabytes)
     command = [sys.executable, "-m", "benchmarks.links", "--reader"]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout is not None

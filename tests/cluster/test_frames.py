@@ -155,6 +155,20 @@ def test_rows_that_are_hard_to_send_come_out_as_they_were(way: str, name: str) -
     assert_same(HARD[name])
 
 
+def test_of_shared_memory_only_what_a_batch_has_is_sent(way: str) -> None:
+    whole = pl.DataFrame({"a": [f"{n:0100d}" for n in range(50_000)], "n": range(50_000)})
+    parts = {
+        "filtered": whole.filter(pl.col("n") % 10 == 0),
+        "a slice": whole.slice(1_000, 5_000),
+        "of an exchange": whole.with_columns(k=pl.col("n") % 16).partition_by("k")[3],
+        "whole": whole,
+    }
+    for name, part in parts.items():
+        batch = SharedDataBatch(part)
+        assert len(rows_body(batch, "none", room_for(batch))) < 1.5 * batch.num_bytes, name
+        assert_same(part)
+
+
 def test_a_batch_keeps_what_it_has_besides_its_rows(way: str) -> None:
     kinds = pl.Series([0, 1, 2], dtype=pl.UInt8)
     text = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

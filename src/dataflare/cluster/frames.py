@@ -51,6 +51,7 @@ PIECE_BYTES = 256 << 10
 _ARROW_READS, _ARROW_WRITES = 128 << 10, 512 << 10
 """From so many bytes on pyarrow is faster than Polars. It takes 0.035 ms however many they are, so this needs no thread."""
 
+_BUFFERS_SHARE = 1.25
 _ARROW_TYPES = frozenset(
     {
         *(pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64),
@@ -191,8 +192,9 @@ def rows_body(batch: SharedDataBatch, compression: Compression, target: io.Bytes
     large = pyarrow is not None and compression == "none" and size >= _ARROW_READS
     arrow = large and all(_is_arrow(name, dtype) for name, dtype in frame.schema.items())
     target.seek(HEADER_BYTES)
-    if arrow and size >= _ARROW_WRITES:
-        table = frame.to_arrow(compat_level=_LEVEL)
+    table = frame.to_arrow(compat_level=_LEVEL) if arrow and size >= _ARROW_WRITES else None
+    # pyarrow writes whole buffers of text, also those of which a filter or an exchange left a tenth.
+    if table is not None and table.get_total_buffer_size() <= size * _BUFFERS_SHARE:
         with pyarrow.ipc.new_stream(target, table.schema) as writer:
             writer.write_table(table)
     else:
