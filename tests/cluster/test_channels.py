@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from link_kit import Reader, batch, inbox, joined, linked, run, until
 
-from dataflare.cluster.channels import Entry, RemoteChannel
+from dataflare.cluster.channels import WINDOW_BYTES, WINDOW_BYTES_MIN, Entry, RemoteChannel
 from dataflare.cluster.link import LinkLost
 from dataflare.engine.channel import Inbox
 from dataflare.engine.gate import Cut, Ended, Rows, Time
@@ -234,6 +234,22 @@ def test_a_writer_waits_for_its_reader_to_be_there() -> None:
             Entry(other, 5, reader)  # type: ignore[arg-type]
             await sending
             await until(lambda: reader.seen == [Watermark(3), [1]])
+
+    run(scenario)
+
+
+def test_windows_are_a_part_of_the_memory_however_many_channels_there_are() -> None:
+    async def scenario() -> None:
+        async with linked() as (_, other):
+            box = inbox()
+            box.budget.budget_bytes = 64 << 20
+            entries = [Entry(other, number, box.channel()) for number in range(4)]
+            assert [entry.window_bytes for entry in entries] == [2 << 20] * 4
+            entries += [Entry(other, number, box.channel()) for number in range(4, 1_000)]
+            assert entries[0].window_bytes == WINDOW_BYTES_MIN
+            for entry in entries[1:]:
+                entry.close()
+            assert entries[0].window_bytes == WINDOW_BYTES
 
     run(scenario)
 

@@ -29,9 +29,9 @@ from dataflare.cluster import trust
 from dataflare.cluster.channels import Entry, RemoteChannel
 from dataflare.cluster.frames import PIECE_BYTES, Kind, header
 from dataflare.cluster.link import LOST_AFTER_S, PROBE_AFTER_S, Link, LinkLost, LinkServer
-from dataflare.cluster.wire import SCRATCH_BYTES, Wire
+from dataflare.cluster.wire import UNPROVED_BYTES, Wire
 from dataflare.engine.gate import Cut, Ended, Rows, Time
-from dataflare.errors import Retry, RunError
+from dataflare.errors import InternalError, Retry, RunError
 from dataflare.model.progress import END, Barrier, Watermark
 
 # --- messages and the end -------------------------------------------------------------------------
@@ -112,6 +112,40 @@ def test_messages_that_the_other_side_never_takes_end_the_link(
     run(scenario)
 
 
+def test_a_taker_of_messages_that_fails_ends_the_link() -> None:
+    async def scenario() -> None:
+        async with linked() as (link, other):
+
+            def on_message(message: bytes) -> None:
+                raise ValueError("the taker fails")
+
+            other.on_message = on_message
+            link.send_message(b"x")
+            with pytest.raises(InternalError, match="the taker fails"):
+                await other.lost
+            with pytest.raises(LinkLost):
+                await link.lost
+
+    run(scenario)
+
+
+def test_a_link_is_not_closed_in_order_where_the_other_side_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_module, "CLOSE_S", 0.1)
+
+    async def scenario() -> None:
+        with peer_process() as (process, address):
+            link = await Link.connect(address, TOKEN, "test")
+            process.send_signal(signal.SIGSTOP)
+            link.send_message(bytes(64 << 20))
+            await link.aclose()
+            with pytest.raises(LinkLost, match="it has not taken what was sent"):
+                await link.lost
+
+    run(scenario)
+
+
 # --- trust ----------------------------------------------------------------------------------------
 
 
@@ -145,7 +179,7 @@ STRANGERS = {
     "another protocol": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + bytes(100),
     "another version": b"DFL\x63" + bytes(100),
     "frames without a proof": GREETING + header(Kind.MESSAGE, 0, 5) + b"hello" + bytes(300),
-    "too much": GREETING[:1] + bytes(3 * SCRATCH_BYTES),
+    "too much": GREETING[:1] + bytes(3 * UNPROVED_BYTES),
     "a name that is not text": GREETING + b"\x01\xff" + bytes(32),
     "an empty proof": GREETING + b"\0" + bytes(32),
 }

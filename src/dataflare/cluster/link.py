@@ -10,7 +10,6 @@ Always true:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from dataflare.cluster.frames import (
 from dataflare.cluster.trust import REFUSED, proved
 from dataflare.cluster.wire import Frame, Line, Wire
 from dataflare.engine.pool import ThreadPool
-from dataflare.errors import DataFlareError, Retry, RunError
+from dataflare.errors import DataFlareError, InternalError, Retry, RunError
 
 PROBE_AFTER_S = 0.5
 LOST_AFTER_S = 2.5
@@ -37,7 +36,7 @@ HANDSHAKE_S = 10.0
 CLOSE_S = 5.0
 QUEUED_MAX = 256 << 20
 """So many bytes of messages may wait for the socket, and so many bytes of a side that is not ready for them are kept."""
-STRANGERS_MAX = 64
+STRANGERS_MAX = 1024
 """So many connections may be without a proof at a time."""
 
 Address = tuple[str, int]
@@ -257,13 +256,16 @@ class Link:
         if self._is_closing or self.lost.done():
             return
         self._is_closing = True
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(CLOSE_S):
                 await self.wire.all_written()
                 self.wire.send_first(Kind.CLOSE, 0)
                 await self.wire.all_written()
-        self._end(None)
-        self.wire.close()
+        except TimeoutError:
+            self.fail(f"it has not taken what was sent for {CLOSE_S:g} s")
+        else:
+            self._end(None)
+            self.wire.close()
 
     def _end(self, error: DataFlareError | None) -> None:
         if self.lost.done():
@@ -295,6 +297,16 @@ class Link:
     def arrived(self, kind: Kind, channel: int, body: bytes, arrived_s: float) -> None:
         if self.lost.done():
             return
+        try:
+            self._arrived(kind, channel, body, arrived_s)
+        except BadBody as error:
+            self.fail(str(error))
+        except DataFlareError as error:
+            self.fail(error)
+        except Exception as error:
+            self.fail(_internal(error))
+
+    def _arrived(self, kind: Kind, channel: int, body: bytes, arrived_s: float) -> None:
         if kind is Kind.ROWS or kind is Kind.MARK:
             receiver = self._receivers.get(channel)
             if receiver is not None:
@@ -303,7 +315,7 @@ class Link:
                 self._kept.setdefault(channel, []).append((kind, body, arrived_s))
                 self._keep(len(body))
         elif kind is Kind.CREDIT:
-            self._credited(channel, body)
+            self._credited(channel, read_credit(body))
         elif kind is Kind.MESSAGE:
             if self._on_message is not None:
                 self._on_message(body)
@@ -323,12 +335,7 @@ class Link:
     def ended(self, error: Exception | None) -> None:
         self._end(LinkLost(self.me, self.peer, _reason(error)))
 
-    def _credited(self, number: int, body: bytes) -> None:
-        try:
-            credit = read_credit(body)
-        except BadBody as error:
-            self.fail(str(error))
-            return
+    def _credited(self, number: int, credit: Credit) -> None:
         sender = self._senders.get(number)
         if sender is not None:
             sender.credited(credit)
@@ -408,7 +415,11 @@ class LinkServer:
             wire.abort()
             raise
         else:
-            self._on_link(Link(wire, self._me, peer, self._pool, self._compression))
+            link = Link(wire, self._me, peer, self._pool, self._compression)
+            try:
+                self._on_link(link)
+            except Exception as error:
+                link.fail(error if isinstance(error, DataFlareError) else _internal(error))
 
 
 async def _proved(wire: Wire, token: bytes, me: str, *, connects: bool, other: str) -> str:
@@ -421,6 +432,12 @@ async def _proved(wire: Wire, token: bytes, me: str, *, connects: bool, other: s
             code=REFUSED,
             help="start all workers of a job by the same command",
         ) from error
+
+
+def _internal(error: Exception) -> InternalError:
+    return InternalError(
+        f"a link could not hand on what arrived: {error!r}", help="please report this"
+    )
 
 
 def _reason(error: BaseException | None) -> str:

@@ -1,7 +1,7 @@
 """The bytes of one TCP connection: how frames are cut out of what arrives, and how they are written.
 
 Always true:
-- before the other side has proved itself, at most `SCRATCH_BYTES` of it are held;
+- before the other side has proved itself, at most `UNPROVED_BYTES` of it are held;
 - the transport holds at most one piece that the socket did not take: nothing more is written until it has gone;
 - each line of frames keeps its order, and lines with frames take turns, a piece each.
 """
@@ -29,8 +29,9 @@ from dataflare.cluster.frames import (
     set_age,
 )
 
-SCRATCH_BYTES = 256 << 10
-"""Small frames are read together, so many bytes at a time."""
+UNPROVED_BYTES = 4 << 10
+_SCRATCH_BYTES = 64 << 10
+"""Small frames are read together, so many bytes at a time. A process may have a thousand connections."""
 _READ_MAX = 1 << 20
 """At most so many bytes are read at once: 1 MiB takes half a millisecond, in which nothing else of the loop runs."""
 _TURN_BYTES = 512 << 10
@@ -102,7 +103,7 @@ class Wire(asyncio.BufferedProtocol):
         self._on_connection = on_connection
         self._owner: Owner | None = None
         self._transport: asyncio.Transport | None = None
-        self._scratch = bytearray(SCRATCH_BYTES)
+        self._scratch = bytearray(UNPROVED_BYTES)
         self._start = self._end = 0
         self._wanted: asyncio.Future[None] | None = None
         self._written: asyncio.Future[None] | None = None
@@ -138,6 +139,10 @@ class Wire(asyncio.BufferedProtocol):
         """From now on frames are sent and read. Those that have arrived already are told in the next turn of the loop."""
         self._owner = owner
         self.heard_s = self._loop.time()
+        left = self._scratch[self._start : self._end]
+        self._scratch = bytearray(_SCRATCH_BYTES)
+        self._scratch[: len(left)] = left
+        self._start, self._end = 0, len(left)
         self._loop.call_soon(self._read_rest)
 
     def _read_rest(self) -> None:

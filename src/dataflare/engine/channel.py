@@ -27,12 +27,13 @@ from dataflare.sdk.tracing import joined_traces
 
 
 class MemoryBudget:
-    """Bytes of rows in all channels and of state, against what the job may use."""
+    """Bytes of rows in all channels and of state, against what the job may use. entries: channels that come from other
+    processes."""
 
     def __init__(self, budget_bytes: int, controller: BackpressureController) -> None:
         self.budget_bytes = budget_bytes
         self.controller = controller
-        self.channel_bytes = 0
+        self.channel_bytes = self.entries = 0
         self.state_bytes: dict[str, int] = {}
         self.waiting: set[Inbox] = set()
 
