@@ -337,8 +337,8 @@ def test_a_closed_channel_leaves_its_number_to_another_one() -> None:
                 channel = RemoteChannel(link, 1)
                 await channel.send(batch(value))
                 await until(lambda reader=reader, value=value: reader.seen == [[value]])
-                await until(lambda channel=channel: channel.flying_bytes == 0)
                 entry.close()
+                await until(lambda channel=channel: channel.flying_bytes == 0)
                 channel.close()
 
     run(scenario)

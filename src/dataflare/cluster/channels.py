@@ -183,6 +183,7 @@ class Entry:
 
     def close(self) -> None:
         """Take nothing more. Called once. The number may be used again after that."""
+        self.give_back()
         self._link.remove_receiver(self.number)
         self._channel.inbox.budget.entries -= 1
         if self._moving is not None:
