@@ -21,6 +21,7 @@ import enum
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import Any
 
@@ -71,8 +72,12 @@ class Spot(Struct, frozen=True):
         return Spot(self.file, self.line, self.column + by, length, self.text)
 
 
+HIDE: ContextVar[Callable[[str], str]] = ContextVar("hide", default=str)
+"""Takes out of a text what a run shows nobody: the values of columns that it masks."""
+
+
 class DataFlareError(Exception):
-    """The base class. Its attributes are the parts of the error block.
+    """The base class. Its attributes are the parts of the error block. Message and notes go through `HIDE` when it is made.
 
     retry_after_s: after how long to retry, if the system said so. more_spots: other places of the same
     error. is_of_row: whether one row that failed is the reason.
@@ -94,13 +99,15 @@ class DataFlareError(Exception):
         retry: Retry | None = None,
         retry_after_s: float | None = None,
     ) -> None:
+        hide = HIDE.get()
+        message = hide(message)
         super().__init__(message)
         self.is_of_row = False
         self.message = message
         self.code = code or self.default_code
         self.step = step
         self.spot = spot
-        self.notes = list(notes)
+        self.notes = [hide(note) for note in notes]
         self.help = help
         if retry is not None:
             self.retry = retry

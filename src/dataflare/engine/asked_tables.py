@@ -23,6 +23,7 @@ from dataflare.resilience.breaker import HeldBack
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.lookup import KeyedLookup, LookupConnector
 from dataflare.sdk.processor import Refused
+from dataflare.sdk.runtime import current
 from dataflare.state.index import KeyIndex
 
 _POLL_S = 1.0
@@ -65,6 +66,7 @@ class AskedTable:
         self._lookup, self._live, self._retrying, self._clock = lookup, live, retrying, clock
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
+        self._hidden = current().hidden
         self._cache = lookup.cache
         self._schema = lookup.table.schema.select(lookup.table_columns).to_polars()
         self._keys = list(dict.fromkeys(lookup.remote_keys))
@@ -79,6 +81,8 @@ class AskedTable:
         """What the system has for the keys of a batch. Waits for the system."""
         pairs = dict(zip(self._lookup.remote_keys, self._lookup.keys, strict=True))
         wanted = self._remote(frame).drop_nulls().unique(maintain_order=True)
+        if self._hidden is not None and {*self._lookup.keys} & self._hidden.columns:
+            self._hidden.add(wanted, wanted.columns)
         asked, known = self._split(wanted)
         refused: list[Refused] = []
         is_refused: pl.Series | None = None

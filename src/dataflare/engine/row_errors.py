@@ -24,6 +24,7 @@ from dataflare.operators.parse import UNPARSED
 from dataflare.operators.schema_change import UNFORESEEN
 from dataflare.operators.stamp import AHEAD_OF_CLOCK, OUT_OF_YEARS, WITHOUT_TIME
 from dataflare.operators.validate import RULE_BROKEN
+from dataflare.sdk.runtime import current
 from dataflare.sdk.user_code import is_of_rows
 
 if TYPE_CHECKING:
@@ -175,10 +176,12 @@ class RowErrors:
         """Deal with rows that a source could not read, as its policy says, or as `policy`. originals: of
         their chunk. Raises DataError where the policy is `fail`."""
         policy = policy or self.policy(step)
+        hidden = current().hidden
         if bad and policy == "fail":
             first = bad[0]
+            why = first.message if hidden is None else hidden.of_row(first.message, first.raw)
             unread = DataError(
-                f"step '{step}': {first.place}: {first.message}",
+                f"step '{step}': {first.place}: {why}",
                 code=first.code,
                 step=step,
                 notes=[f"the row: {HIDDEN if self.hidden else first.raw[:200]}"]
@@ -202,6 +205,9 @@ class RowErrors:
                 whole.alias("row"),
                 pl.col("neighbours") if known else pl.lit(None, pl.String).alias("neighbours"),
             )
+            if self.hidden and hidden is not None:
+                why = map(hidden.of_row, rows["message"], rows["raw"])
+                told = told.with_columns(pl.Series("message", [*why], dtype=pl.String))
             outcome.failed.append(told)
         outcome.count_errors(step, len(bad))
 
@@ -219,7 +225,8 @@ class RowErrors:
             )
         outcome.count_errors(step, rows.height)
         if policy == "dead_letter":
-            told = failed_rows(step, refused.code, refused.message, python_rows(rows))
+            message = self._without_hidden(refused.message, rows)
+            told = failed_rows(step, refused.code, message, python_rows(rows))
             outcome.failed.append(told)
 
     def guarded(self, call: PythonCall, frame: pl.DataFrame, outcome: Outcome) -> pl.DataFrame:
@@ -236,7 +243,8 @@ class RowErrors:
                 outcome.count_errors(call.step, 1)
                 if self.policy(call.step) == "dead_letter":
                     row = python_row(frame)
-                    outcome.failed.append(failed_rows(call.step, error.code, error.message, [row]))
+                    message = self._without_hidden(error.message, frame)
+                    outcome.failed.append(failed_rows(call.step, error.code, message, [row]))
                 return call.nothing(frame)
         half = frame.height // 2
         parts = (frame.head(half), frame.slice(half))

@@ -43,6 +43,7 @@ from dataflare.model.batch import SharedDataBatch
 from dataflare.model.event_time import NEVER
 from dataflare.model.progress import END, IDLE, Barrier, Idle, Mark, Watermark
 from dataflare.observability.times import Doing
+from dataflare.sdk.runtime import current
 from dataflare.sdk.threads import in_thread
 
 T = TypeVar("T")
@@ -99,6 +100,7 @@ class Task:
         self._background: set[asyncio.Future[None]] = set()
         self.clock = metrics.times.clock
         self.read_at_s = 0.0
+        self._hidden = current().hidden
         self.trace = TaskTrace.of_run(self.name, "write" if spec.stage.destination else "process")
         self.taps, self.paces = taps, paces or PacesBehind()
         body.task = self
@@ -381,9 +383,15 @@ class Task:
         """Count what left and send it on. parents: of rows that were read now, the traces that their messages name."""
         if parents is not None and self.trace is not None:
             rows, seconds = outcome.head_rows, outcome.seconds
+            if self._hidden is not None:
+                for _, frame in outcome.frames:
+                    self._hidden.add(frame)
             await self.trace.read(rows, seconds, parents, lambda: self.emit(outcome))
             return
         outcome.apply(self.metrics)
+        if self._hidden is not None and parents is not None:
+            for _, frame in outcome.frames:
+                self._hidden.add(frame)
         for edge, frame in outcome.frames:
             if rows := frame.height:
                 await self._send(edge, frame, rows)

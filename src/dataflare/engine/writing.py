@@ -14,6 +14,7 @@ from dataflare.engine.body import Body
 from dataflare.engine.messages import Committed, Share
 from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.row_errors import failed_rows
+from dataflare.errors import HIDE
 from dataflare.formats.text_write import python_rows
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.float_losses import float_losses
@@ -23,6 +24,7 @@ from dataflare.resilience.breaker import HeldBack
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import RefusedRow, Writer, WriteStats
+from dataflare.sdk.runtime import current
 
 T = TypeVar("T")
 _LATER = "refused by its system: the next checkpoint makes dead letters of them, also when the run goes on after a stop"
@@ -54,6 +56,7 @@ class Writing(Body):
         self._is_open = False
         self._prepared = self._committed = epoch
         self._refused_at_commit: list[RefusedRow] = []
+        self._hidden = current().hidden
 
     def begin(self) -> None:
         self.task.metrics.times.latency = self._latency
@@ -67,6 +70,8 @@ class Writing(Body):
         if self._run_id is not None:
             column, run_id = self._run_id
             batch = batch.map(lambda frame: frame.with_columns(pl.lit(run_id).alias(column)))
+        if self._hidden is not None:
+            self._hidden.add(batch.frame)
         is_taken = False
 
         async def write() -> WriteStats:
@@ -140,7 +145,7 @@ class Writing(Body):
         if self._on_error == "dead_letter":
             await self._send_letters(
                 [each.code for each in refused],
-                [each.message for each in refused],
+                [HIDE.get()(each.message) for each in refused],
                 [self._as_it_came(each.row) for each in refused],
             )
 

@@ -67,9 +67,7 @@ from dataflare.planner import Plan, plan_async
 from dataflare.resilience.policy import AFTER_MAX_S
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer
-from dataflare.sdk.runtime import Runtime
 from dataflare.sdk.threads import completed, in_thread, own_threads
-from dataflare.security.redact import Redactor
 
 if TYPE_CHECKING:
     from dataflare.workflow.model import Workflow
@@ -134,7 +132,7 @@ class _Run:
 
     async def run(self, *, signals: bool) -> RunResult:
         """signals: SIGINT and SIGTERM stop the run."""
-        runtime = Runtime(masks=Redactor(self.workflow.masked), stdout=self.options.stdout)
+        runtime = self.watch.runtime()
         with (
             runtime.entered(),
             interruptible(self._interrupt) if signals else contextlib.nullcontext(),

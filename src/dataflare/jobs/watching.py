@@ -33,6 +33,8 @@ from dataflare.planner.dead_letters import error_handling
 from dataflare.planner.retries import retry_policies
 from dataflare.resilience.breaker import Opened
 from dataflare.resilience.retry import Retried, Retries
+from dataflare.sdk.runtime import Runtime
+from dataflare.security.hidden import HiddenValues
 from dataflare.security.redact import Redactor
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class Watch:
         self.warnings = KeptWarnings()
         self.retried: dict[str, RetriedCalls] = {}
         self.held_back: dict[str, int] = {}
+        self.hidden = HiddenValues()
         self.restarts = 0
         self.is_resumed = False
         self._last_rows: dict[str, tuple[int, float]] = {}
@@ -74,7 +77,7 @@ class Watch:
     def use(self, workflow: Workflow) -> None:
         """The workflow as it will run. Called before anything of it runs."""
         self.workflow = workflow
-        self._redactor = Redactor(workflow.masked)
+        self._redactor = Redactor(workflow.masked, self.hidden)
         self.log = RunLogger(workflow.name, self.run_id, self.redacted)
         self.alerts = Alerts(workflow.alerts)
         self.metrics: JobMetrics = metrics_of(workflow)
@@ -111,6 +114,10 @@ class Watch:
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self._started
+
+    def runtime(self) -> Runtime:
+        """What the run has to itself."""
+        return Runtime(masks=self._redactor, stdout=self._options.stdout, hidden=self.hidden)
 
     def reads(self) -> bool:
         """Whether its sources may have been read."""
@@ -388,6 +395,8 @@ class Watch:
         self.status = "running"
         if self.plan is not None:
             attempt.errors.hidden = frozenset(hidden_columns(self.plan)[0])
+            text = str(self.workflow.to_json())
+            self.hidden.own, self.hidden.columns = text.__contains__, attempt.errors.hidden
 
     def end_attempt(self) -> None:
         """Its tasks have ended. What they did is remembered."""

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
+from dataflare.errors import HIDE
 from dataflare.sdk.user_modules import UserModules
 
 _Thing = TypeVar("_Thing")
@@ -31,10 +32,12 @@ class Masks(Protocol):
 
 class Runtime:
     """masks: hides the secrets of the run; None: those that the process knows. stdout: where a `stdout`
-    destination prints; None: standard output. on_unread: called, on any thread, when its reader has ended."""
+    destination prints; None: standard output. hidden: the values of masked columns, `HiddenValues` of `security`. on_unread: called, on any thread, when its reader has ended."""
 
-    def __init__(self, *, masks: Masks | None = None, stdout: IO[str] | None = None) -> None:
-        self.masks, self.stdout = masks, stdout
+    def __init__(
+        self, *, masks: Masks | None = None, stdout: IO[str] | None = None, hidden: Any = None
+    ) -> None:
+        self.masks, self.stdout, self.hidden = masks, stdout, hidden
         self.on_unread: Callable[[], object] | None = None
         self.tracer: Any = None
         """Where it is traced, a `Tracer` of `sdk.tracing`."""
@@ -83,9 +86,11 @@ class Runtime:
     def joined(self) -> Iterator[Runtime]:
         """As `entered`, for another task of the same run: the runtime stays open."""
         token = _CURRENT.set(self)
+        hide = HIDE.set(HIDE.get() if self.hidden is None else self.hidden.without)
         try:
             yield self
         finally:
+            HIDE.reset(hide)
             _CURRENT.reset(token)
 
     def close(self) -> None:

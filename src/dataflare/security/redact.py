@@ -12,10 +12,13 @@ import json
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
 from dataflare.sdk.runtime import Masks, current
+
+if TYPE_CHECKING:
+    from dataflare.security.hidden import HiddenValues
 
 MASK = "***"
 
@@ -95,7 +98,9 @@ def _same_length(match: re.Match[str]) -> str:
 class Redactor:
     """Hides the values it remembers, and passwords in connection strings. Its repr does not show them."""
 
-    def __init__(self, values: Iterable[str] = ()) -> None:
+    def __init__(self, values: Iterable[str] = (), hidden: HiddenValues | None = None) -> None:
+        """hidden: the values of masked columns, which no text of another system shows."""
+        self._hidden = hidden
         self._values: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
         for value in values:
@@ -124,6 +129,8 @@ class Redactor:
         """The same, and without pieces of six and more characters of a secret, in upper or lower case: a
         server may quote a part of a statement in its error. Of a connection string only the passwords
         are secret in pieces, because hosts and tables are part of many messages."""
+        if self._hidden is not None:
+            text = self._hidden.outside(text)
         text = self.redact(text)
         pieces = {
             part[start : start + _PIECE].lower()
