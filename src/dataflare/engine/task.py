@@ -383,13 +383,13 @@ class Task:
         """Count what left and send it on. parents: of rows that were read now, the traces that their messages name."""
         if parents is not None and self.trace is not None:
             rows, seconds = outcome.head_rows, outcome.seconds
-            if self._hidden is not None:
+            if self._hidden is not None and self._hidden.columns:
                 for _, frame in outcome.frames:
                     self._hidden.add(frame)
             await self.trace.read(rows, seconds, parents, lambda: self.emit(outcome))
             return
         outcome.apply(self.metrics)
-        if self._hidden is not None and parents is not None:
+        if parents is not None and self._hidden is not None and self._hidden.columns:
             for _, frame in outcome.frames:
                 self._hidden.add(frame)
         for edge, frame in outcome.frames:

@@ -70,7 +70,7 @@ class Writing(Body):
         if self._run_id is not None:
             column, run_id = self._run_id
             batch = batch.map(lambda frame: frame.with_columns(pl.lit(run_id).alias(column)))
-        if self._hidden is not None:
+        if self._hidden is not None and self._hidden.columns:
             self._hidden.add(batch.frame)
         is_taken = False
 
