@@ -202,3 +202,21 @@ def test_values_and_conditions_are_told_apart(tmp_path: Path) -> None:
     assert found["map", "double"] == (["orders.amount"], [])
     assert found["select", "total"] == (["orders.amount"], [])
     assert not set(itertools.chain.from_iterable(found["map", "who"])) - {"orders.note"}
+
+
+@pytest.mark.parametrize(("more", "time"), [("", None), (", sequence: at", "at")])
+def test_the_columns_of_a_history_have_a_time_or_come_from_none(more: str, time: str | None, tmp_path: Path):  # fmt: skip
+    text = """\
+name: h
+sources: {rows: {type: inline, config: {rows: [{id: 1, name: a, at: "2026-01-01T00:00:00Z"}]}, schema: {id: int64, name: string, at: "timestamp[us, UTC]"}}}
+destinations: {out: {type: sqlite, inputs: [rows], config: {path: o.db, table: t, mode: history, key: [id]MORE}}}
+"""
+    found = column_lineage(plan(load_text(text.replace("MORE", more), base=tmp_path)).written)
+    values = {name: {column for _, column in o.values} for name, o in found["out"].items()}
+    of_time = set() if time is None else {time}
+    assert values == {
+        **{name: {name} for name in ("id", "name", "at")},
+        "valid_from": of_time,
+        "valid_to": of_time,
+        "is_current": set(),
+    }

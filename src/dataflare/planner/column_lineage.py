@@ -18,6 +18,8 @@ from dataflare.model.types import RESERVED, Schema
 from dataflare.operators.aggregate import Aggregate
 from dataflare.operators.applied import AppliedFirst
 from dataflare.operators.base import RowOperator, StatefulOperator
+from dataflare.operators.history import History
+from dataflare.operators.history_versions import IS_CURRENT, VALID_FROM, VALID_TO
 from dataflare.operators.join_bounded import BoundedJoin
 from dataflare.operators.join_interval import IntervalJoin
 from dataflare.operators.join_shape import KEPT, LEFT, RIGHT, JoinShape
@@ -243,6 +245,15 @@ def _remembered(operator: StatefulOperator, schema: Schema, arriving: list[Row])
     if chosen_by is not None and row.keys() >= set(chosen_by):
         read = _all(row, chosen_by)
         by = row.get("", _NONE) | read.as_conditions
+        if isinstance(operator, History):  # its own columns have a time, or come from no column
+            read = row[operator.time] if operator.time is not None else _NONE
+            is_own = {VALID_FROM: read, VALID_TO: read, IS_CURRENT: _NONE}
+            return {
+                **{n: row.get(n, _NONE) for n in schema.names},
+                **is_own,
+                **_time_of(row),
+                "": by,
+            }
         return {**{name: row.get(name, read) for name in schema.names}, **_time_of(row), "": by}
     # Code of the user's, or a step of which no more is known: any value may come from any column.
     everything = _NONE
