@@ -49,6 +49,7 @@ from dataflare.engine.pool import SPARE_THREADS, ThreadPool
 from dataflare.engine.task import Task
 from dataflare.sdk.runtime import Runtime
 from dataflare.sdk.threads import completed, in_thread, own_threads
+from dataflare.security.hidden import HiddenValues
 from dataflare.security.redact import Redactor
 
 _REPORT_S = 0.25
@@ -84,7 +85,10 @@ class Deployment:
         if self._runtime is not None:
             inside = self._runtime.joined()
         else:
-            inside = Runtime(masks=Redactor(begin.outfit.secrets)).entered()
+            hidden = HiddenValues()
+            hidden.columns = begin.errors.hidden
+            masks = Redactor(begin.outfit.secrets, hidden)
+            inside = Runtime(masks=masks, hidden=hidden).entered()
         with inside, tempfile.TemporaryDirectory(prefix="dataflare-worker-") as scratch:
             async with own_threads():
                 await self._take_part(begin, Path(scratch))
