@@ -73,7 +73,7 @@ class Spot(Struct, frozen=True):
 
 
 HIDE: ContextVar[Callable[[str], str]] = ContextVar("hide", default=str)
-"""Takes out of a text what a run shows nobody: the values of columns that it masks."""
+"""Takes out of a text what a run does not show: the values of columns that it masks."""
 
 
 class DataFlareError(Exception):

@@ -1,4 +1,4 @@
-"""Values of masked columns are found in texts, whoever wrote the text."""
+"""Values of masked columns are found in the texts of systems, files and code."""
 
 from __future__ import annotations
 
