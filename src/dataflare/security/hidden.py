@@ -157,10 +157,9 @@ def _texts(series: pl.Series) -> Iterator[str]:
     """How the values may stand in a text, from their first letter or digit on."""
     for value in _leaves(series):
         strings = value.cast(pl.String, strict=False).drop_nulls().unique()
-        for text in strings.to_list():
-            yield from _from_word(text)
-            if text.endswith(".0"):
-                yield text[:-2]
+        texts = strings.str.replace(r"^\W+", "").str.slice(0, _SHOWN_MAX).str.strip_chars_end()
+        yield from texts.filter(texts != "").to_list()
+        yield from texts.filter(texts.str.ends_with(".0")).str.head(-2).to_list()
         for text in strings.filter(strings.str.contains(_TRICKY)).to_list():
             escaped = json.dumps(text)[1:-1], text.replace("'", "''"), repr(text)[1:-1]
             for each in escaped:
