@@ -328,6 +328,33 @@ error[E0543]: step 's': land in lands: the table has several rows for the key (i
 """,
     ),
     Case(
+        "an optional lookup in a table that is read whole",
+        looked_up(MAPPING).replace("source: lands", "source: lands\n      optional: true"),
+        files=LANDS,
+        says="""\
+error[E0406]: step 's' cannot be optional: its table is read whole, before the first row
+ --> w.yaml:7:11
+  |
+7 |     type: lookup
+  |           ^^^^^^
+   = help: leave 'optional' out, or use a system that is asked key by key, with 'on_miss: null'
+""",
+    ),
+    Case(
+        "a rate without a unit of time",
+        looked_up(MAPPING).replace("{path: in.csv}}", "{path: in.csv}, rate: 100 rows}"),
+        files=LANDS,
+        says="""\
+error[E0105]: 'rate' of step 'a' must be such as 1000/s, 10MiB/s or {rows: 1000/s, bytes: 10MiB/s}
+ --> w.yaml:3:49
+  |
+3 |   a: {type: file, config: {path: in.csv}, rate: 100 rows}
+  |                                                 ^^^^^^^^
+   = found: text
+   = help: write it in that form
+""",
+    ),
+    Case(
         "a lookup of an unknown column",
         looked_up(MAPPING.replace("remote_key: code", "remote_key: cod")),
         files=LANDS,

@@ -226,7 +226,7 @@ def test_every_measure_can_be_compared_and_shown(name: str) -> None:
     value = {"duration": "1ms", "size": "1KiB", "share": "1%"}.get(measure.unit, "0.05")  # fmt: skip
     facts: dict[str, Any] = {
         "rows_out": 9, "errors": 9, "dead_letters": 9, "late": 9, "retries": 9, "held_back": 9,
-        "is_held_back": True, "kept_bytes": 1 << 40, "shares": {"r": RuleCount(10, 5)},
+        "is_held_back": True, "degraded": 9, "is_degraded": "away", "kept_bytes": 1 << 40, "shares": {"r": RuleCount(10, 5)},
     }  # fmt: skip
     histogram = Histogram()
     histogram.record(20)
@@ -243,5 +243,9 @@ def test_every_measure_can_be_compared_and_shown(name: str) -> None:
     is_flag = measure.unit == "flag"
     alerts = Alerts([rule(name if is_flag else f"{name} >= {value}{' in 1m' * measure.whole}")])
     (event,) = [event for run in runs for event in alerts.look(run)]
-    begin = {"failed": "the run failed", "breaker_open": "the circuit breaker of a"}
+    begin = {
+        "failed": "the run failed",
+        "breaker_open": "the circuit breaker of a",
+        "degraded": "what comes out of a is degraded",
+    }
     assert event.message.startswith(begin.get(name, name.replace("_", " ")))

@@ -195,10 +195,12 @@ def test_each_panel_can_be_drawn(scraped: PrometheusServer) -> None:
         except HTTPError as error:
             with error:
                 pytest.fail(f"{text}: {error.read().decode()}")
-    # What this run does not have: a kept log.
+    # What this run does not have: a kept log, requests.
     names = {name for query in empty for name in re.findall(r"dataflare_\w+", query)}
     assert names <= {
         "dataflare_log_kept_bytes",
+        "dataflare_requests_limit",
+        "dataflare_requests_under_way",
         "dataflare_latency_seconds_bucket",
         "dataflare_alert_firing",
         "dataflare_alert_learning",

@@ -136,7 +136,12 @@ def test_the_defaults_of_settings_are_those_of_the_page(tmp_path):
     default = Settings().model_dump()
     same = {"mode", "checkpoint", "restart", "state", "batch", "backpressure", "schema_change"}
     assert {key: default[key] for key in same} == {key: written[key] for key in same}
-    assert default["resources"] == {"memory": 2**30, "threads": cpu_count()}
+    assert default["resources"] == {
+        "memory": 2**30,
+        "threads": cpu_count(),
+        "columns": 10_000,
+        "disk": None,
+    }
     assert (default["parallelism"], default["guarantee"]) == (min(128, cpu_count()), None)
 
 

@@ -72,8 +72,13 @@ def _row(view: RunView) -> list[str]:
 
 
 def held_back(view: RunView) -> list[str]:
-    """A line for each step whose calls a circuit breaker holds back."""
-    return [
+    """A line for each step whose calls a circuit breaker holds back, or that gives less than it should."""
+    degraded = [
+        f"step '{name}': {step.is_degraded}"
+        for name, step in view.steps.items()
+        if step.is_degraded is not None
+    ]
+    return degraded + [
         f"step '{name}': its circuit breaker is open: no calls are made for now"
         for name, step in view.steps.items()
         if step.is_held_back

@@ -176,7 +176,7 @@ def _count(steps: Mapping[str, Any], name: str, counter: str) -> int | None:
 def _losses(steps: Mapping[str, Any]) -> dict[str, int]:
     """Rows that were not written, or not everywhere, by the reason."""
     losses = {}
-    for counter in ("errors", "dead_letters", "late", "late_in_part"):
+    for counter in ("errors", "dead_letters", "late", "late_in_part", "degraded"):
         counts = [_count(steps, name, counter) or 0 for name in steps]
         if sum(counts):
             losses[counter.replace("_", " ")] = sum(counts)

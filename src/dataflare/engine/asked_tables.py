@@ -10,13 +10,14 @@ import asyncio
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
 
 import polars as pl
 from msgspec import Struct
 
-from dataflare.errors import DataError, DataFlareError, InternalError
+from dataflare.engine.away import Away
+from dataflare.errors import DataError, DataFlareError, InternalError, Retry
 from dataflare.model.halves import takes_back
 from dataflare.operators.lookup import Lookup
 from dataflare.resilience.breaker import HeldBack
@@ -39,13 +40,15 @@ class _Old(Struct):
 class Answers(Struct):
     """table, index: the rows for the keys of a batch. refused: rows whose key has values that cannot be read, without those
     that take a row back. is_refused: all of them, by their number in the batch; None for none. stale: how many rows of the batch have answers older than the cache's
-    ttl, because the system was held back."""
+    ttl, because the system was held back. lacking: how many have no answer, because the system of an optional lookup is
+    away."""
 
     table: pl.DataFrame
     index: KeyIndex
     refused: list[Refused]
     is_refused: pl.Series | None = None
     stale: int = 0
+    lacking: int = 0
 
 
 class AskedTable:
@@ -59,10 +62,14 @@ class AskedTable:
     def __init__(
         self,
         lookup: Lookup,
-        live: KeyedLookup,
+        live: KeyedLookup | None,
         retrying: Retrying,
         clock: Callable[[], float] = time.monotonic,
+        away: Away | None = None,
+        opening: Callable[[], Awaitable[KeyedLookup]] | None = None,
     ) -> None:
+        """live: None where it could not be opened, because its system is away. away: of an optional lookup."""
+        self._away, self._opening = away, opening
         self._lookup, self._live, self._retrying, self._clock = lookup, live, retrying, clock
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
@@ -86,9 +93,13 @@ class AskedTable:
         asked, known = self._split(wanted)
         refused: list[Refused] = []
         is_refused: pl.Series | None = None
-        stale = 0
+        stale = lacking = 0
         if asked.height:
+            wanted = asked
             asked, old, got, errors = self._ask(asked)
+            if self._away is not None:
+                unasked = wanted.join(pl.concat([asked, old.keys]), on=self._keys, how="anti")
+                lacking = self._remote(frame).join(unasked, on=self._keys, how="semi").height
             known = pl.concat([known, old.rows])
             if old.keys.height:
                 stale = self._remote(frame).join(old.keys, on=self._keys, how="semi").height
@@ -104,7 +115,7 @@ class AskedTable:
             self._remember(asked, got)
             known = pl.concat([known, got])
         index = KeyIndex(known, self._lookup.remote_keys)
-        return Answers(known, index, refused, is_refused, stale)
+        return Answers(known, index, refused, is_refused, stale, lacking)
 
     def _ask(
         self, keys: pl.DataFrame
@@ -112,14 +123,38 @@ class AskedTable:
         """Ask the system, or use what is remembered where it is held back and the step says so: a key that was never
         asked for waits. Gives the keys that were asked for, what was remembered of the others, and the system's answer."""
         nothing = _Old(keys.clear(), self._rows.clear())
+        waits = self._retrying.fallback != "stale" and self._away is None
         try:
-            return keys, nothing, *self._wait_for(keys, waits=self._retrying.fallback != "stale")
+            if self._away is not None:
+                return keys, nothing, *self._try(keys, self._away)
+            return keys, nothing, *self._wait_for(keys, waits=waits)
         except HeldBack:
+            if self._away is not None and self._retrying.fallback != "stale":
+                return nothing.keys, nothing, nothing.rows, {}
             unknown, rows = self._split(keys, any_age=True)
             old = _Old(keys.join(unknown, on=self._keys, how="anti"), rows)
-            if not unknown.height:
-                return unknown, old, nothing.rows, {}
+            if not unknown.height or self._away is not None:
+                return nothing.keys, old, nothing.rows, {}
             return unknown, old, *self._wait_for(unknown)
+
+    def _try(self, keys: pl.DataFrame, away: Away) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
+        """Ask the system of an optional lookup. Raises HeldBack while it is away."""
+        step, was_away = self._lookup.step, away.is_away
+        if not away.may_ask():
+            raise HeldBack("its system is away", step=step)
+        try:
+            got = self._wait_for(keys, waits=False, once=was_away)
+        except HeldBack:
+            away.failed("its circuit breaker is open")
+            raise
+        except DataFlareError as error:
+            if error.retry is Retry.NEVER:
+                away.given_up()
+                raise
+            away.failed(error.message)
+            raise HeldBack(error.message, step=step) from error
+        away.succeeded()
+        return got
 
     def _remote(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The keys of a batch, as the system has them."""
@@ -136,14 +171,15 @@ class AskedTable:
         ).fill_null(False)
 
     async def aclose(self) -> None:
-        await self._live.aclose()
+        if self._live is not None:
+            await self._live.aclose()
 
     def _wait_for(
-        self, keys: pl.DataFrame, *, waits: bool = True
+        self, keys: pl.DataFrame, *, waits: bool = True, once: bool = False
     ) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
-        asking = asyncio.run_coroutine_threadsafe(
-            self._retrying.call(partial(self._live.ask, keys), waits=waits), self._loop
-        )
+        ask = partial(self._asking, keys)
+        call = self._retrying.once(ask) if once else self._retrying.call(ask, waits=waits)
+        asking = asyncio.run_coroutine_threadsafe(call, self._loop)
         while True:
             try:
                 return asking.result(_POLL_S)
@@ -154,6 +190,12 @@ class AskedTable:
                     raise
                 if self._loop.is_closed():
                     raise InternalError("the run has ended while a lookup was asked") from None
+
+    async def _asking(self, keys: pl.DataFrame) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
+        if self._live is None:
+            assert self._opening is not None
+            self._live = await self._opening()
+        return await self._live.ask(keys)
 
     def _conformed(self, got: pl.DataFrame) -> pl.DataFrame:
         if got.schema != self._schema:
@@ -211,10 +253,21 @@ class AskedTable:
             self._rows = rows
 
 
-async def open_asked(lookup: Lookup, retrying: Retrying) -> AskedTable:
-    """Connect a keyed lookup."""
+async def open_asked(
+    lookup: Lookup, retrying: Retrying, degraded: MutableMapping[str, str]
+) -> AskedTable:
+    """Connect a keyed lookup. degraded: by step that gives less than it should, why."""
     connector = lookup.table.source
     assert isinstance(connector, LookupConnector)
     schema = lookup.table.schema.select(lookup.table_columns)
-    live = await retrying.call(partial(connector.open, lookup.remote_keys, schema))
-    return AskedTable(lookup, live, retrying)
+    opening = partial(connector.open, lookup.remote_keys, schema)
+    if not lookup.optional:
+        return AskedTable(lookup, await retrying.call(opening), retrying)
+    away, live = Away(lookup.step, degraded), None
+    try:
+        live = await retrying.call(opening, waits=False)
+    except DataFlareError as error:
+        if error.retry is Retry.NEVER:
+            raise
+        away.failed(error.message)
+    return AskedTable(lookup, live, retrying, away=away, opening=opening)

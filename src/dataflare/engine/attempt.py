@@ -27,11 +27,13 @@ from dataflare.engine.pace import Pace
 from dataflare.engine.pool import SPARE_THREADS, ThreadPool
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.taps import Taps
+from dataflare.model.width import columns_bounded
 from dataflare.observability.times import StageTimes
 from dataflare.observability.view import EdgeView, StageView
 from dataflare.planner.physical import PhysicalPlan, Stage
 from dataflare.resilience.retry import Retries, Retrying
 from dataflare.sdk.destination import Committer
+from dataflare.sdk.in_flight import InFlight
 from dataflare.sdk.source import SupportsCommits, SupportsDiscovery
 from dataflare.sdk.threads import completed, in_thread, own_threads
 
@@ -90,6 +92,7 @@ class Attempt:
         host: HostMaker = Worker,
     ) -> None:
         self._paces = paces or {}
+        self.in_flight = InFlight()
         self.plan, self.settings, self.start, self.store = plan, settings, start, store
         self.metrics, self.committers = metrics, committers
         self.pool = ThreadPool(settings.resources.threads + SPARE_THREADS)
@@ -175,8 +178,10 @@ class Attempt:
         cancelled = False
         try:
             # A write of a dead attempt must not meet what the next one does to the same file.
-            async with own_threads():
-                return await self._run(stop)
+            bounded = columns_bounded(self.settings.resources.columns)
+            with bounded, self.in_flight.shared():
+                async with own_threads():
+                    return await self._run(stop)
         except asyncio.CancelledError:
             cancelled = True
             raise

@@ -259,7 +259,9 @@ class Worker:
         asked = self._asked.setdefault(stage.id, {})
         for lookup in lookups:
             if lookup.asked:
-                asked[lookup.step] = await open_asked(lookup, self.retries.of(lookup.step))
+                asked[lookup.step] = await open_asked(
+                    lookup, self.retries.of(lookup.step), self.metrics.degraded
+                )
 
     def _outputs(self, specs: Sequence[Deploy], mine: Sequence[Deploy]) -> dict[str, list[Output]]:
         """By task that is here, its channels to every task it may send to."""

@@ -29,7 +29,7 @@ class LeftOut(Struct):
 class StepMetrics(Struct):
     """rows_in and rows_out: None once unknowable. watermark_us: the least event time that is still expected,
     where it is known. late_unread: by output, those late rows that no step reads. late_in_part: rows that came too late for
-    some of their windows only. refused: those errors that a
+    some of their windows only. degraded: rows for which it gave less than it should, as it says itself. refused: those errors that a
     destination's system gave; ending: those that ended the run. tasks and ended: its parallel copies. left_out: by path, the fields that
     its columns lack. shares: by rule of which a share may be broken, how many rows were. kept_bytes: how much of a log its server keeps for it, where that is known."""
 
@@ -43,6 +43,7 @@ class StepMetrics(Struct):
     dead_letters: int = 0
     late: int = 0
     late_in_part: int = 0
+    degraded: int = 0
     seconds: float = 0.0
     tasks: int = 0
     ended: int = 0
@@ -74,6 +75,7 @@ class StepMetrics(Struct):
         self.dead_letters += other.dead_letters
         self.late += other.late
         self.late_in_part += other.late_in_part
+        self.degraded += other.degraded
         for output, rows in other.late_unread.items():
             self.late_unread[output] = self.late_unread.get(output, 0) + rows
         self.seconds += other.seconds
@@ -103,6 +105,7 @@ class StepMetrics(Struct):
             self.errors - other.errors,
             dead_letters=self.dead_letters - other.dead_letters,
             late=self.late - other.late,
+            degraded=self.degraded - other.degraded,
             shares={
                 rule: RuleCount(count.rows - before.rows, count.broken - before.broken)
                 for rule, count in self.shares.items()
@@ -142,6 +145,8 @@ class StepMetrics(Struct):
             known["kept_bytes"] = self.kept_bytes
         if self.late_in_part:
             known["late_in_part"] = self.late_in_part
+        if self.degraded:
+            known["degraded"] = self.degraded
         return {
             **known,
             "rows_in": self.rows_in,
@@ -182,7 +187,9 @@ class JobMetrics:
     def __init__(self, kinds: dict[str, str]) -> None:
         self._kinds = kinds
         self.errors_max: dict[str, int | float] = {}
-        self.judge_shares: Callable[[bool], None] = lambda final: None
+        self.judges: list[Callable[[bool], None]] = []
+        self.degraded: dict[str, str] = {}
+        """By step that gives less than it should at this moment, why."""
         self._committed: dict[str, StepMetrics] = {}
         self._base: dict[str, StepMetrics] = {}
         self._published: tuple[int, dict[str, StepMetrics]] | None = None
@@ -278,6 +285,7 @@ class JobMetrics:
 
     def begin(self, epoch: int, left_out: Mapping[str, int] | None = None) -> None:
         """An attempt begins after this epoch. left_out: what the manifest of the epoch says."""
+        self.degraded.clear()
         self.commit(epoch)
         self.rewind()
         counted = _left_out(self._base)
@@ -334,8 +342,9 @@ class JobMetrics:
 
     def check_errors(self, *, final: bool = False) -> None:
         """Raise DataError (E0530) for a step with more failed rows than `max_errors` allows. A share is
-        judged from 10,000 rows on, and at the end of the input. And what `judge_shares` raises."""
-        self.judge_shares(final)
+        judged from 10,000 rows on, and at the end of the input. And what `judges` raise."""
+        for judge in self.judges:
+            judge(final)
         steps = self.steps if self.errors_max else {}
         for name, most in self.errors_max.items():
             step = steps[name]

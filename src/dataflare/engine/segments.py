@@ -72,6 +72,7 @@ class Outcome(Struct):
     left_out: list[tuple[str, str, LeftOut]] = field(default_factory=list)
     late: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     late_in_part: dict[str, int] = field(default_factory=dict)
+    degraded: dict[str, int] = field(default_factory=dict)
     event_time_us: int | None = None
 
     def count_late(self, step: str, output: str, rows: int, unread: int) -> None:
@@ -80,6 +81,9 @@ class Outcome(Struct):
 
     def count_late_in_part(self, step: str, rows: int) -> None:
         self.late_in_part[step] = self.late_in_part.get(step, 0) + rows
+
+    def count_degraded(self, step: str, rows: int) -> None:
+        self.degraded[step] = self.degraded.get(step, 0) + rows
 
     def count_errors(self, step: str, rows: int) -> None:
         self.errors[step] = self.errors.get(step, 0) + rows
@@ -105,6 +109,8 @@ class Outcome(Struct):
             self.count_late(step, output, rows, unread)
         for step, rows in other.late_in_part.items():
             self.count_late_in_part(step, rows)
+        for step, rows in other.degraded.items():
+            self.count_degraded(step, rows)
 
     def apply(self, metrics: JobMetrics | TaskMetrics) -> None:
         """Count what left."""
@@ -119,6 +125,8 @@ class Outcome(Struct):
                 metric.late_unread[output] = metric.late_unread.get(output, 0) + unread
         for step, rows in self.late_in_part.items():
             metrics.step(step).late_in_part += rows
+        for step, rows in self.degraded.items():
+            metrics.step(step).degraded += rows
         for frame in self.failed:
             for step, rows in frame["step"].value_counts().iter_rows():
                 metrics.step(step).dead_letters += rows
@@ -254,6 +262,8 @@ class SegmentRunner:
                     "answers older than the cache's ttl were used while its system was held back,",
                 )
                 outcome.warnings[told] = outcome.warnings.get(told, 0) + answers.stale
+            if answers.lacking:
+                outcome.count_degraded(operator.step, answers.lacking)
             for refused in answers.refused:
                 self.errors.refused(operator.step, refused, outcome)
                 if not self.by_key:  # a change by key goes on, as a delete

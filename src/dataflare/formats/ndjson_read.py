@@ -30,6 +30,7 @@ from dataflare.formats.text_types import (
 from dataflare.model.bad_rows import BadRow, BadRows
 from dataflare.model.batch import few_rows
 from dataflare.model.types import DataType
+from dataflare.model.width import check_width, field_count
 
 _PLAIN = {"int64": pl.Int64, "uint64": pl.UInt64, "float64": pl.Float64, "bool": pl.Boolean}
 OF_FILES = "; a file that is one list of objects has the format json"
@@ -315,9 +316,11 @@ def _deep(value: pl.Expr, type_: DataType) -> pl.Expr:
 
 
 def sniff(samples: Sequence[bytes]) -> list[TextColumn]:
-    """The columns of a sample of whole lines. Broken lines are skipped."""
+    """The columns of a sample of whole lines. Broken lines are skipped. Raises DataError (E0561) for too many columns."""
     rows = [row for sample in samples for row in _objects(sample)]
-    return [_column(name, type_, rows) for name, type_ in columns_of(rows).items()]
+    types = columns_of(rows)
+    check_width(field_count(types.values()))
+    return [_column(name, type_, rows) for name, type_ in types.items()]
 
 
 def _objects(sample: bytes) -> Iterator[dict[str, Any]]:

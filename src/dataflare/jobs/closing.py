@@ -79,6 +79,8 @@ def closing_warnings(
                 f"step '{name}': {in_words(rows)} came too late and {verb} left out; a step that reads "
                 f"'{name}.{output}' gets such rows"
             )
+        if metric.degraded:
+            yield f"step '{name}': {in_words(metric.degraded)} went on without its values, or were left out, while it was degraded"
         if metric.late_in_part:
             rows = metric.late_in_part
             came = (

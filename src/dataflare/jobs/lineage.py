@@ -261,6 +261,11 @@ class Lineage:
         )
         self.adopted = manifest
 
+    def folders(self) -> list[Path]:
+        """Where the run has files that are not its destinations'."""
+        own = [self.folder, self._storage()]
+        return [*own, scratch_of(self.workflow, self._store(self.folder, self.current.lineage))]
+
     def _store(self, folder: Path, lineage: str) -> Storage:
         url = self.workflow.settings.checkpoint.storage
         if url is None or "://" not in url or self.options.storage is not LocalStore:

@@ -189,7 +189,7 @@ class _Run:
         resume = await self.lineage.begin(plan)
         record = self.lineage.record()
         await in_thread(self.lineage.log.start, record)
-        self.watch.recorder.folder, self.watch.plan = self.lineage.folder, plan
+        self.watch.begin(plan, self.lineage.folders())
         with recorded_failure(self.lineage, record):
             result, carried = await self._watched(plan, resume)
         await self.watch.recorder.end(result)

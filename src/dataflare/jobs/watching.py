@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dataflare.engine.attempt import Attempt
+from dataflare.engine.messages import Fail
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.taps import Tap
 from dataflare.errors import DataError, DataFlareError, RunError, from_here
 from dataflare.jobs.breakers import circuit_breakers, fallbacks
 from dataflare.jobs.closing import RetriedCalls, told_of
 from dataflare.jobs.counting import metrics_of
+from dataflare.jobs.disk_bound import DiskBound
 from dataflare.jobs.kept_warnings import KeptWarnings
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.progress import Reporter
@@ -82,7 +85,9 @@ class Watch:
         self.alerts = Alerts(workflow.alerts)
         self.metrics: JobMetrics = metrics_of(workflow)
         if any(rule.fails for rule in workflow.alerts):
-            self.metrics.judge_shares = self._judge_shares
+            self.metrics.judges.append(self._judge_shares)
+        self.disk: DiskBound | None = None
+        self._degraded: dict[str, str] = {}
         self.paces = paces_of(workflow)
         self._reporter = Reporter(self.metrics, self._options.listener)
         self._breakers = circuit_breakers(workflow, self._held_back, self._let_through)
@@ -184,6 +189,8 @@ class Watch:
         for name, step in self.metrics.steps.items():
             self.warn(told_of(name, text, rows) for text, rows in step.warnings.items() if not rows)
         self._reporter.report(self.attempt)
+        self._look_at_disk()
+        self._tell_degraded()
         self.recorder.look()
 
     async def reporting(self, answer: Callable[[], Awaitable[None]]) -> None:
@@ -196,6 +203,22 @@ class Watch:
             await asyncio.sleep(max(0.0, due - loop.time()))
             self.report()
             await answer()
+
+    def _tell_degraded(self) -> None:
+        """Tell of steps that give less than they should, when that begins and when it ends."""
+        now, before = dict(self.metrics.degraded), self._degraded
+        self._degraded = now
+        for step in now.keys() - before.keys():
+            facts = {"event": "degraded"}
+            self.say(f"step '{step}': {now[step]}", level="warning", step=step, **facts)
+        for step in before.keys() - now.keys():
+            self.say(f"step '{step}': it gives all again", step=step, event="recovered")
+
+    def _look_at_disk(self) -> None:
+        error = self.disk.exceeded() if self.disk is not None else None
+        coordinator = self.attempt.coordinator if self.attempt is not None else None
+        if error is not None and coordinator is not None:
+            coordinator.fail(Fail("disk", error))
 
     def ended(self, status: str, error: DataFlareError | None) -> None:
         """Write into the log how the run ended."""
@@ -390,6 +413,13 @@ class Watch:
             return times, None
         return times, found.text
 
+    def begin(self, plan: Plan, folders: Sequence[Path]) -> None:
+        """The run begins. folders: those of its files, the first one is its workflow's. Their size is checked from
+        now on, and before each checkpoint."""
+        self.plan, self.recorder.folder = plan, folders[0]
+        self.disk = DiskBound(self.workflow, folders)
+        self.metrics.judges.append(self.disk.check)
+
     def begin_attempt(self, attempt: Attempt) -> None:
         """Its rows are read from now on."""
         self.status = "running"
@@ -409,6 +439,7 @@ class Watch:
     def step_views(self) -> dict[str, StepView]:
         """By step, its counts at this moment."""
         committed_us = self.metrics.committed_us()
+        in_flight = self.attempt.in_flight.by_step() if self.attempt is not None else {}
         latencies = {name: times.latency for name, times in self.metrics.times.stages().items()}
         return {
             name: StepView(
@@ -427,6 +458,10 @@ class Watch:
                 latency=latencies.get(name),
                 is_done=step.done,
                 committed_us=committed_us.get(name),
+                degraded=step.degraded,
+                is_degraded=self.metrics.degraded.get(name),
+                requests_under_way=in_flight[name].under_way if name in in_flight else None,
+                requests_max=in_flight[name].limit if name in in_flight else None,
                 shares=step.shares,
                 last_row_at=self._last_row_at(name, (step.rows_in or 0) + (step.rows_out or 0)),
             )

@@ -102,6 +102,8 @@ class Condition(Struct, frozen=True):
             return f"the run failed: {error.message}" if error is not None else "the run failed"
         of = f" of {step}" if step else ""
         if self.measure.unit == "flag":
+            if self.measure_name == "degraded":
+                return f"what comes out{of} is degraded ({self.text})"
             return f"the circuit breaker{of} holds calls back ({self.text})"
         name = self.measure.name.replace("_", " ")
         beside = f", and {usual} is usual" if usual else ""

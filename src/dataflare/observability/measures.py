@@ -153,10 +153,21 @@ def _all() -> Iterator[Measure]:
         ("dead_letters", "rows set aside as dead letters", lambda step: step.dead_letters),
         ("late_rows", "rows that came too late", lambda step: step.late),
         ("retries", "calls to outside systems that were made again", lambda step: step.retries),
+        (
+            "degraded_rows",
+            "rows for which a step gave less than it should",
+            lambda step: step.degraded,
+        ),
         ("breakers_opened", "how often a circuit breaker opened", lambda step: step.held_back),
     )
     for name, help, value in counts:
         yield Measure(name, "number", help, _steps(value), grows=True, is_total=True)
+    yield Measure(
+        "degraded",
+        "flag",
+        "whether a step gives less than it should: an optional lookup, or `degrade`",
+        _steps(lambda step: float(step.is_degraded is not None)),
+    )
     yield Measure(
         "breaker_open",
         "flag",

@@ -93,6 +93,10 @@ class LookupConfig(StepConfig):
     on_many: Literal["fail", "first", "all"] = Field(
         default="fail", description="What happens when the table has several rows for a key."
     )
+    optional: bool = Field(
+        default=False,
+        description="Rows go on with NULL in the new columns while the system is away; for systems that are asked key by key.",
+    )
 
 
 class Lookup(RowOperator, StructABC, frozen=True):
@@ -106,6 +110,7 @@ class Lookup(RowOperator, StructABC, frozen=True):
     on_miss: str
     on_many: str
     cache: Cache | None = None
+    optional: bool = False
 
     @property
     def runs_alone(self) -> bool:
@@ -274,6 +279,8 @@ config:
                 step=step,
                 help="leave `cache` out",
             )
+        if config.optional:
+            _check_optional(config, table, step)
         keys, remote = _keys(config.mapping, step)
         known_columns(step, keys, schema)
         if isinstance(table.source, LookupConnector):
@@ -291,8 +298,25 @@ config:
             config.on_miss or "null",
             config.on_many,
             config.cache,
+            config.optional,
         )
         return Bound(outputs={None: operator.output_schema(schema)}, operators=(operator,))
+
+
+def _check_optional(config: LookupConfig, table: LookupTable, step: str) -> None:
+    """Raise ConfigError (E0406) where rows cannot go on without the table's values."""
+    reason = None
+    if not isinstance(table.source, LookupConnector):
+        reason = "its table is read whole, before the first row"
+    elif config.on_miss not in ("null", None):
+        reason = f"'on_miss: {config.on_miss}' needs to know which keys are not there"
+    if reason is not None:
+        raise ConfigError(
+            f"step '{step}' cannot be optional: {reason}",
+            code="E0406",
+            step=step,
+            help="leave 'optional' out, or use a system that is asked key by key, with 'on_miss: null'",
+        )
 
 
 def _asked_schema(

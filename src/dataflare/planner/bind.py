@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from dataflare.errors import (
     DataFlareError,
     PlanError,
+    Retry,
     did_you_mean,
     raise_all,
 )
@@ -403,7 +404,11 @@ class Binder(SourceBinder):
         bound: BaseModel = bind_config(class_.Config, config, step=step.name)
         connector = class_(bound, self._context(step.name))
         if not self.offline:
-            await self.retries.of(step.name).call(connector.validate)
+            try:
+                await self.retries.of(step.name).call(connector.validate)
+            except DataFlareError as error:
+                if step.config.get("optional") is not True or error.retry is Retry.NEVER:
+                    raise
         else:
             self.unchecked.append(unasked_table(step, class_.type))
         self.tables[step.name] = LookupTable(step.name, connector, Schema(()), class_.type)

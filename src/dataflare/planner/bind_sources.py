@@ -6,6 +6,7 @@ Always true: a source with streams has a node for each stream that is read, and 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from dataflare.errors import Blame, DataFlareError, ManyErrors, Retry
 from dataflare.model.batch import Kinds
 from dataflare.model.new_fields import Columns
 from dataflare.model.types import Schema
+from dataflare.model.width import check_width, columns_bounded, field_count
 from dataflare.operators.base import LookupTable
 from dataflare.operators.names import not_reserved
 from dataflare.planner import event_time
@@ -221,7 +223,7 @@ class SourceBinder:
                 self.unchecked.append(unasked_source(step, more=connector.finds_new_fields))
                 return whole_schema(connector, step)
             try:
-                return await connector.schema()
+                return await self._bounded_schema(connector)
             except DataFlareError as error:
                 # A missing file may still appear, so the schema is only unknown. A wrong config is an error.
                 if error.blame is Blame.SYSTEM and not (self.inputs and error.retry is Retry.NEVER):
@@ -234,7 +236,14 @@ class SourceBinder:
         """Ask a source's system for its columns."""
         retrying = self.retries.of(step)
         await retrying.call(connector.validate)
-        return await retrying.call(connector.schema)
+        return await retrying.call(partial(self._bounded_schema, connector))
+
+    async def _bounded_schema(self, connector: SourceConnector) -> Schema:
+        """The columns of a source. Raises DataError (E0561) for more than the settings allow."""
+        with columns_bounded(self.workflow.settings.resources.columns):
+            schema = await connector.schema()
+            check_width(field_count(field.type for field in schema))
+        return schema
 
     def _types_of_samples(self, step: Any) -> list[str]:
         """Notes on the sources before a step whose types are those of a sample: a text may be there for one cell."""

@@ -74,6 +74,11 @@ class ConnectorContext(Struct, frozen=True):
         return max(self.memory // 16, _RECORD_BYTES_MIN)
 
     @property
+    def answer_bytes_max(self) -> int:
+        """How many bytes one answer of a system may have that must be read as a whole."""
+        return max(self.memory // 4, _RECORD_BYTES_MIN)
+
+    @property
     def buffer_bytes_max(self) -> int:
         """How many bytes of rows a destination may gather before it encodes them."""
         return self.memory // 16

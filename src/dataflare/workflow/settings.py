@@ -22,6 +22,7 @@ from pydantic import (
 
 from dataflare.model.types import RESERVED
 from dataflare.model.units import ByteRate, Duration, Rate, Size, parse_byte_rate, parse_rate
+from dataflare.model.width import COLUMNS_MAX
 from dataflare.resilience.policy import RetryPolicy
 
 Guarantee = Literal["exactly_once", "effectively_once", "at_least_once", "at_most_once"]
@@ -135,6 +136,17 @@ class Resources(_Model):
 
     memory: Size = Field(default=2**30, gt=0, description="budget for rows and state")
     threads: int = Field(default_factory=cpu_count, ge=1, description="threads for computing")
+    columns: int = Field(
+        default=COLUMNS_MAX,
+        ge=1,
+        description="the most columns that the rows of a source may have, fields of structs included",
+    )
+    disk: Size | None = Field(
+        default=None,
+        gt=0,
+        description="the most that a run may have on the disk of this machine: its state, the rows that destinations keep "
+        "until they are committed, and its dead letters. Above that it fails and keeps its last checkpoint. null: no limit",
+    )
 
 
 class DeadLetter(_Model):

@@ -23,6 +23,7 @@ from dataflare.connectors.http.auth import Signed, Tokens
 from dataflare.connectors.http.config import Auth, HttpConfig
 from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
 from dataflare.resilience.policy import AFTER_MAX_S
+from dataflare.sdk.in_flight import limit_of
 from dataflare.sdk.tracing import HEADER, Requests
 from dataflare.security.redact import redact_pieces
 
@@ -31,13 +32,16 @@ _TOO_MANY = (403, 429, 503)
 _EPOCH_MIN = 1e9
 _REDIRECTS_MAX = 5
 _BODY_SHOWN = 200
+_AT_ONCE = 64
 _MOVED = (301, 302, 303, 307, 308)
 
 
 class HttpClient:
     """The requests of one step. clock returns seconds, sleep waits for seconds; tests pass their
     own. waits_max: how often a request is repeated after the time that the server names, before it
-    becomes an error. It is for one request among many, whose error would discard the others.
+    becomes an error. It is for one request among many, whose error would discard the others. body_max: how many bytes an
+    answer may have, once unpacked. at_once: how many requests may be under way at best; fewer are while the server has too
+    much to do, and all steps that ask it share that.
     """
 
     def __init__(
@@ -48,7 +52,10 @@ class HttpClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         waits_max: int = 0,
+        body_max: int = 256 << 20,
+        at_once: int = _AT_ONCE,
     ) -> None:
+        self._body_max = body_max
         self._config, self._step, self._clock, self._sleep = config, step, clock, sleep
         self._next_at, self._waits_max = 0.0, waits_max
         self.requests = Requests()
@@ -67,6 +74,7 @@ class HttpClient:
                 auth = Tokens(config.auth, step)
             case Auth(type="hmac"):
                 auth = Signed(config.auth)
+        self._in_flight = limit_of(step, urlsplit(config.url).netloc.rpartition("@")[2], at_once)
         self._client = httpx.AsyncClient(headers=headers, auth=auth, timeout=config.timeout)
 
     async def ask(
@@ -106,12 +114,16 @@ class HttpClient:
             await self._pace()
             try:
                 with self.requests.one({"step": self._step}) as trace:
-                    answer = await self._client.request(
+                    request = self._client.build_request(
                         method,
                         url.copy_with(params=params) if params else url,
                         headers=self._with_trace(headers, trace),
                         **body,
                     )
+                    async with self._in_flight.turn() as turn:
+                        answer = await self._client.send(request, stream=True)
+                        await self._read(answer)
+                        turn.failed = answer.status_code in (429, 503)
             except httpx.TimeoutException as error:
                 raise self._error(
                     f"{public_url(str(url))} did not answer within {self._config.timeout:g} s",
@@ -136,6 +148,24 @@ class HttpClient:
                 return answer
             waits += 1
             await self._sleep(wait)
+
+    async def _read(self, answer: httpx.Response) -> None:
+        """Read the body of an answer. Raises SystemError_ (E0562) as soon as it is too large."""
+        parts, size = [], 0
+        try:
+            async for part in answer.aiter_bytes():
+                parts.append(part)
+                size += len(part)
+                if size > self._body_max:
+                    raise self._error(
+                        f"the answer of {public_url(str(answer.url))} has more than {self._body_max:,} bytes, which is what "
+                        "'resources.memory' allows (a quarter of it)",
+                        "E0562",
+                        help="ask for smaller pages ('pagination', 'params'), or raise 'resources.memory' in the settings",
+                    )
+        finally:
+            await answer.aclose()
+        answer._content = b"".join(parts)  # what `aread` does, without a bound
 
     def _with_trace(
         self, headers: Mapping[str, str] | None, trace: str | None

@@ -75,13 +75,17 @@ hook:
     async def open(self, context: DestinationContext, restored: Committable | None) -> Writer:
         if self._has_keys:
             return EpochWriter(context)
-        client = HttpClient(self.config, context.step, sleep=self.sleep)
+        client = HttpClient(
+            self.config, context.step, sleep=self.sleep, body_max=self.context.answer_bytes_max
+        )
         return WebhookWriter(client, self.config, context)
 
     async def committer(self, context: DestinationContext) -> Committer:
         if not self._has_keys:
             return NoCommitter()
-        client = HttpClient(self.config, context.step, sleep=self.sleep)
+        client = HttpClient(
+            self.config, context.step, sleep=self.sleep, body_max=self.context.answer_bytes_max
+        )
         sender = Requests(client, self.config, context, _COMMITTED_HELP)
 
         async def send(request: Request) -> None:

@@ -47,7 +47,12 @@ class HttpLookupConfig(HttpConfig):
         description="where the answer has the object, or a list of objects; by default the answer itself",
     )
     schema_: FieldTypes = Field(default_factory=dict, alias="schema")
-    concurrency: int = Field(8, ge=1, le=256, description="concurrent requests")
+    concurrency: int = Field(
+        8,
+        ge=1,
+        le=256,
+        description="concurrent requests at best: while the server has too much to do, fewer",
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -130,7 +135,14 @@ enriched:
         return _Live(self._client(), self.config, tuple(keys), schema)
 
     def _client(self) -> HttpClient:
-        return HttpClient(self.config, self.context.step, sleep=self.sleep, waits_max=_WAITS_MAX)
+        return HttpClient(
+            self.config,
+            self.context.step,
+            sleep=self.sleep,
+            waits_max=_WAITS_MAX,
+            body_max=self.context.answer_bytes_max,
+            at_once=self.config.concurrency,
+        )
 
 
 class _Live(KeyedLookup):

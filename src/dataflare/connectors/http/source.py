@@ -150,7 +150,9 @@ issues:
         )
 
     def _client(self) -> HttpClient:
-        return HttpClient(self.config, self.context.step, sleep=self.sleep)
+        return HttpClient(
+            self.config, self.context.step, sleep=self.sleep, body_max=self.context.answer_bytes_max
+        )
 
     def _pages(self) -> deque[tuple[Place, Page]]:
         """The pages of the sample, for the first reader that is opened while they are fresh."""

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from dataflare.errors import Blame, ConfigError, DataFlareError, PlanError, Retry, did_you_mean
+from dataflare.model.width import columns_bounded
 from dataflare.planner.families.expand import expand, without_unread
 from dataflare.planner.families.tables import PER_TABLE, TABLES, Family, family_of
 from dataflare.planner.history_mode import with_histories
@@ -62,7 +63,8 @@ async def expanded(
     unknown = []
     for step in many:
         try:
-            family = await asking.family(step, (only or {}).get(step.name))
+            with columns_bounded(workflow.settings.resources.columns):
+                family = await asking.family(step, (only or {}).get(step.name))
         except DataFlareError as error:
             raise error.at(step=step.name, spot=step.place_of(error)) from None
         if family is not None:

@@ -355,6 +355,7 @@ class Stream:
         cache: Mapping[str, Any] | None = None,
         on_miss: Literal["null", "drop", "fail", "dead_letter"] | None = None,
         on_many: Literal["fail", "first", "all"] | None = None,
+        optional: bool | None = None,
         **step: Unpack[StepOptions],
     ) -> Stream:
         """Add columns of a table, found by key.
@@ -363,9 +364,8 @@ class Stream:
         fields: columns of the table to add, or {new name: the table's}; all when not given.
         """
         mapping = set_options(key=key, remote_key=remote_key, fields=fields)
-        config = set_options(
-            source=source, mapping=mapping, cache=cache, on_miss=on_miss, on_many=on_many
-        )
+        config = set_options(source=source, mapping=mapping, cache=cache, on_miss=on_miss)
+        config |= set_options(on_many=on_many, optional=optional)
         return self._add_step("lookup", name, config, step)
 
     def aggregate(

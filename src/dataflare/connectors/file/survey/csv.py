@@ -38,6 +38,7 @@ from dataflare.formats.number_marks import marks_format, marks_of, number_texts
 from dataflare.formats.records import cut
 from dataflare.formats.text_types import Spelling, TextColumn, with_contract
 from dataflare.model.types import STRING, Schema
+from dataflare.model.width import check_width
 from dataflare.sdk.stores.stored_file import fetched
 
 
@@ -231,8 +232,11 @@ def _names(
     contract: Schema | None,
 ) -> tuple[list[str], int]:
     if config.has_header:
-        return csv_sniff.header_of(head, dialect, path)
+        names, body = csv_sniff.header_of(head, dialect, path)
+        check_width(len(names), f"the rows of {path}")
+        return names, body
     width, body = csv_sniff.width_of(head, dialect, path)
+    check_width(width, f"the rows of {path}")
     if contract is not None:
         if len(contract) != width:
             raise ConfigError(

@@ -1,0 +1,68 @@
+"""Whether the system of an optional lookup is away, so that rows go on without its values.
+
+    there    a call failed, however often it was tried again: away
+    away     one call in `_TRY_S` tries, and the others are not made; `_SUCCESSES` in a row: there
+
+So a system that answers now and then stays away, and rows do not wait for it each time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, MutableMapping
+
+_TRY_S = 2.0
+_SUCCESSES = 3
+
+
+class Away:
+    """Of one step; used by several threads. degraded: by step that gives less than it should, why; it is told here."""
+
+    def __init__(
+        self,
+        step: str,
+        degraded: MutableMapping[str, str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._step, self._degraded, self._clock = step, degraded, clock
+        self._lock = threading.Lock()
+        self._is_away = self._is_trying = False
+        self._successes, self._next_try = 0, 0.0
+
+    @property
+    def is_away(self) -> bool:
+        return self._is_away
+
+    def may_ask(self) -> bool:
+        """Whether a call is to be made now. It must be followed by `failed` or `succeeded`."""
+        with self._lock:
+            if not self._is_away:
+                return True
+            if self._is_trying or self._clock() < self._next_try:
+                return False
+            self._is_trying = True
+            return True
+
+    def failed(self, reason: str) -> None:
+        with self._lock:
+            self._is_away, self._is_trying, self._successes = True, False, 0
+            self._next_try = self._clock() + _TRY_S
+            self._degraded[self._step] = (
+                f"its system is away, and rows go on without its values: {reason}"
+            )
+
+    def succeeded(self) -> None:
+        with self._lock:
+            self._is_trying = False
+            if not self._is_away:
+                return
+            self._successes += 1
+            if self._successes >= _SUCCESSES:
+                self._is_away = False
+                self._degraded.pop(self._step, None)
+
+    def given_up(self) -> None:
+        """The call said nothing of the system."""
+        with self._lock:
+            self._is_trying = False

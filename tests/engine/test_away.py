@@ -1,0 +1,32 @@
+"""When the system of an optional lookup is away, and when it is back."""
+
+from __future__ import annotations
+
+from dataflare.engine.away import Away
+
+
+def test_it_is_away_after_a_failure_and_back_after_three_tries_in_a_row():
+    now, degraded = [100.0], {}
+    away = Away("names", degraded, lambda: now[0])
+    assert away.may_ask()
+    away.succeeded()
+    assert degraded == {}
+    assert away.may_ask()
+    away.failed("no connection")
+    assert "no connection" in degraded["names"]
+    assert not away.may_ask()
+    for successes in (2, 1, 3):
+        now[0] += 2.0
+        for _ in range(successes):
+            assert away.may_ask()
+            assert not away.may_ask()  # one at a time
+            away.succeeded()
+        if successes < 3:
+            assert away.is_away
+            assert away.may_ask()
+            away.failed("again")
+            assert not away.may_ask()
+    assert not away.is_away
+    assert degraded == {}
+    assert away.may_ask()
+    assert away.may_ask()
