@@ -163,6 +163,10 @@ class FaultProxy:
             await asyncio.gather(
                 self._pump(pair, reader, there[1]), self._pump(pair, there[0], writer)
             )
+        except asyncio.CancelledError:
+            # asyncio tells of a connection's task that ends so, with a traceback.
+            if not self._ended.is_set():
+                raise
         finally:
             self._pairs.discard(pair)
 
