@@ -20,7 +20,9 @@ from dataflare.jobs import RunOptions, run
 from dataflare.workflow import load
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-LINEAGE = re.compile(r"(?<=part-)[0-9a-f]{8}")
+PART = re.compile(r"part-[0-9a-f]{8}(-[0-9]+)+")
+OF_RUN = re.compile(r'"(id|failed_at|run_id)":"[^"]*"')
+"""In dead letters."""
 COUNTS = ("rows_in", "rows_out", "errors", "dead_letters", "late")
 
 
@@ -52,7 +54,7 @@ def content(file: Path) -> list[Any]:
                     for row in connection.execute(f'select * from "{each}"').fetchall()
                 ]
         case _:
-            rows = [*file.read_text().splitlines()]
+            rows = [OF_RUN.sub("", line) for line in file.read_text().splitlines()]
     return sorted(map(repr, rows))
 
 
@@ -65,18 +67,18 @@ def outcome(folder: Path, name: str, workers: WorkerProcesses | None) -> dict[st
             home=folder / "home", stdout=printed, workers=workers, storage=SharedStore
         )
     result = run(load(folder / name), options)
-    files = sorted((folder / "out").rglob("[!.]*"))
+    files: dict[str, list[Any]] = {}
+    for file in (folder / "out").rglob("[!.]*"):
+        if file.is_file():
+            name = PART.sub("part", str(file.relative_to(folder)))
+            files[name] = sorted([*files.get(name, ()), *content(file)])
     return {
         "status": (result.status, result.error),
         "counts": {
             step: [counts[each] for each in COUNTS] for step, counts in result.steps.items()
         },
         "printed": sorted(printed.getvalue().splitlines()),
-        "files": {
-            LINEAGE.sub("", str(file.relative_to(folder))): content(file)
-            for file in files
-            if file.is_file()
-        },
+        "files": files,
     }
 
 

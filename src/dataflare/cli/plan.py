@@ -44,11 +44,22 @@ def plan(
             help="Show what run --from SAVEPOINT does with the state of each step.",
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="WHERE",
+            help="Show which task would run where with run --cluster WHERE, and what crosses the network.",
+        ),
+    ] = None,
     json: common.Json = False,
 ) -> int:
     """Show the graph as it will run: fused steps, pushed-down filters, exchanges, guarantees."""
     workflow = common.read_workflow(file, param, sets, overlay, env)
     from dataflare.planner import plan as make_plan
+
+    if cluster is not None:
+        return _print_placement(workflow, common.home_of(file), cluster, json)
 
     home = common.home_of(file)
     workflow_plan = make_plan(workflow, home=home)
@@ -64,6 +75,19 @@ def plan(
     else:
         drawing: str = importlib.import_module(f"dataflare.planner.render.{format_}").render(view)
         print(drawing, end="")
+    return 0
+
+
+def _print_placement(workflow: Workflow, home: Path, cluster: str, json: bool) -> int:
+    """Which worker runs which task."""
+    from dataflare.cluster.placement_view import placement_text
+    from dataflare.jobs.on_workers import placement_on
+
+    view = placement_on(workflow, home, cluster)
+    if json:
+        answers.print_json(view)
+    else:
+        print(placement_text(view), end="")
     return 0
 
 

@@ -22,6 +22,8 @@ from dataflare.sdk.threads import in_thread
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from dataflare.workflow.settings import Cluster
+
 _LOCAL = re.compile(r"local:([1-9][0-9]{0,2})", re.ASCII)
 _PLACED_S = 30.0
 _ASKED_S = 3.0
@@ -40,13 +42,15 @@ class Place(Struct, frozen=True):
     label: str | None = None
 
     @classmethod
-    def of(cls, text: str, workers: int | None = None) -> Place:
-        """From `auto`, `ray://HOST:PORT` or `local:N`. Raises ConfigError (E0432)."""
+    def of(cls, text: str, settings: Cluster) -> Place:
+        """From `auto`, `ray://HOST:PORT` or `local:N`, and the workflow's settings. Raises ConfigError (E0432)."""
         match = _LOCAL.fullmatch(text)
         if match:
             return cls(None, int(match[1]))
         if text == "auto" or text.startswith("ray://"):
-            return cls(text, workers)
+            asked = settings.resources
+            spread = settings.placement == "spread"
+            return cls(text, settings.workers, spread, asked.cpu, asked.memory, asked.label)
         raise ConfigError(
             f"'{text}' is not a cluster",
             code="E0432",
@@ -64,6 +68,12 @@ class RayWorkers:
         self._actors: list[Any] = []
         self._addresses: list[Address | None] = []
         self._began = False
+
+    def possible(self) -> int:
+        """How many workers the free processors are enough for. Blocking."""
+        self._connect()
+        free = float(self._ray.available_resources().get("CPU", 1.0))
+        return max(1, int(free / self.place.cpu))
 
     @property
     def host(self) -> str:
@@ -85,8 +95,8 @@ class RayWorkers:
 
     def _ready(self) -> Sequence[Address]:
         if not self._actors:
+            count = self.place.workers or self.possible()
             self._connect()
-            count = self.place.workers or max(1, int(self._free_cpus() / self.place.cpu))
             self._actors, self._addresses = [None] * count, [None] * count
         for number, actor in enumerate(self._actors):
             if actor is None or not self._answers(number):
@@ -129,9 +139,6 @@ class RayWorkers:
                 help="start one with `ray start --head`, or use --cluster local:N",
                 retry=Retry.LATER,
             ) from error
-
-    def _free_cpus(self) -> float:
-        return float(self._ray.available_resources().get("CPU", 1.0))
 
     def _placed(self, number: int) -> Any:
         place = self.place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -25,6 +26,7 @@ def placed(
     go to all workers in turn. pack: to as few as have `slots` groups each.
     """
     beside_job = {spec.task for spec in specs if is_beside_job(spec)}
+    senders = Counter((inlet.edge, spec.task) for spec in specs for inlet in spec.inlets)
     heads: dict[str, str] = {spec.task: spec.task for spec in specs}
 
     def head(task: str) -> str:
@@ -36,7 +38,8 @@ def placed(
     for spec in specs:
         for outlet in spec.outlets:
             both = {spec.task, outlet.tasks[0]}
-            if outlet.exchange == "forward" and not both & beside_job:
+            is_alone = len(outlet.tasks) == 1 == senders[outlet.edge, outlet.tasks[0]]
+            if (outlet.exchange == "forward" or is_alone) and not both & beside_job:
                 heads[head(outlet.tasks[0])] = head(spec.task)
     numbers: dict[str, int] = {}
     for spec in specs:

@@ -12,14 +12,19 @@ from msgspec.structs import replace
 from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.cluster.crew import Crew
 from dataflare.cluster.orders import Outfit, Tell
-from dataflare.engine.deploy import Worker
+from dataflare.cluster.placement_view import placement_view
+from dataflare.engine.deploy import Worker, deployed
 from dataflare.engine.hosting import HostMaker
 from dataflare.errors import ConfigError
 from dataflare.jobs.breakers import circuit_breakers, fallbacks
+from dataflare.planner import plan
 from dataflare.planner.retries import retry_policies
 from dataflare.resilience.retry import Retries
+from dataflare.workflow.settings import PARALLELISM_MAX
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dataflare.checkpoint.store import Storage
     from dataflare.jobs.options import RunOptions
     from dataflare.workflow.model import Workflow
@@ -42,7 +47,8 @@ def host_of(workflow: Workflow, options: RunOptions, store: Storage, tell: Tell)
         tuple(workflow.masked),
         workflow.base,
     )
-    return partial(Crew, workers=options.workers, outfit=outfit, tell=tell)
+    placement = workflow.settings.cluster.placement
+    return partial(Crew, workers=options.workers, outfit=outfit, tell=tell, placement=placement)
 
 
 @contextmanager
@@ -53,16 +59,39 @@ def on_cluster(
     `ray://HOST:PORT` or `local:N`."""
     from dataflare.cluster.on_ray import Place, RayWorkers
 
-    settings = workflow.settings
-    workers = RayWorkers(Place.of(where))
+    workers = RayWorkers(Place.of(where, workflow.settings.cluster))
     try:
-        count = workers.start()
-        if "parallelism" not in settings.model_fields_set:
-            settings = settings.model_copy(update={"parallelism": min(count, 128)})
-            workflow = replace(workflow, settings=settings)
+        workflow = _for_workers(workflow, workers.start())
         yield workflow, replace(options, workers=workers, storage=SharedStore)
     finally:
         workers.close()
+
+
+def placement_on(workflow: Workflow, home: Path, where: str) -> dict[str, Any]:
+    """Where the tasks of a workflow would run, as `placement_view` says. Raises as `on_cluster` does, and asks the cluster
+    only where neither it nor the workflow says how many workers there are."""
+    from dataflare.cluster.on_ray import Place, RayWorkers
+
+    place = Place.of(where, workflow.settings.cluster)
+    workers = place.workers
+    if workers is None:
+        asked = RayWorkers(place)
+        try:
+            workers = asked.possible()
+        finally:
+            asked.close()
+    workflow = _for_workers(workflow, workers)
+    specs = deployed(plan(workflow, home=home).stages, None)
+    return placement_view(specs, workers, workflow.settings.cluster.placement)
+
+
+def _for_workers(workflow: Workflow, workers: int) -> Workflow:
+    """The workflow with a task of each step for each worker, unless it says how many."""
+    settings = workflow.settings
+    if "parallelism" in settings.model_fields_set:
+        return workflow
+    parallelism = min(workers, PARALLELISM_MAX)
+    return replace(workflow, settings=settings.model_copy(update={"parallelism": parallelism}))
 
 
 def retries_of(workflow: Workflow, tell: Tell) -> Retries:

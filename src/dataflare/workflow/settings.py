@@ -28,6 +28,9 @@ from dataflare.resilience.policy import RetryPolicy
 Guarantee = Literal["exactly_once", "effectively_once", "at_least_once", "at_most_once"]
 
 
+PARALLELISM_MAX = 128
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -147,6 +150,26 @@ class Resources(_Model):
         description="the most that a run may have on the disk of this machine: its state, the rows that destinations keep "
         "until they are committed, and its dead letters. Above that it fails and keeps its last checkpoint. null: no limit",
     )
+
+
+class WorkerResources(_Model):
+    """What each worker asks the cluster for."""
+
+    cpu: float = Field(default=1.0, gt=0, description="processors")
+    memory: Size | None = Field(default=None, gt=0, description="memory")
+    label: str | None = Field(default=None, description="a resource that its node must have")
+
+
+class Cluster(_Model):
+    """The workers of a run with `--cluster`."""
+
+    workers: int | None = Field(
+        default=None, ge=1, le=1000, description="one for each free processor if not given"
+    )
+    placement: Literal["spread", "pack"] = Field(
+        default="spread", description="on as many nodes as there are, or on few"
+    )
+    resources: WorkerResources = Field(default_factory=WorkerResources)
 
 
 class DeadLetter(_Model):
@@ -318,9 +341,9 @@ class Settings(_Model):
         default="auto", description="auto: batch if all sources are bounded"
     )
     parallelism: int = Field(
-        default_factory=lambda: min(128, cpu_count()),
+        default_factory=lambda: min(PARALLELISM_MAX, cpu_count()),
         ge=1,
-        le=128,
+        le=PARALLELISM_MAX,
         description="subtasks of each keyed or splittable step",
     )
     guarantee: Guarantee | None = Field(
@@ -332,6 +355,7 @@ class Settings(_Model):
     batch: Batch = Field(default_factory=Batch)
     backpressure: Backpressure = Field(default_factory=Backpressure)
     resources: Resources = Field(default_factory=Resources)
+    cluster: Cluster = Field(default_factory=Cluster)
     schema_change: Literal["evolve", "ignore", "fail", "dead_letter"] = Field(
         default="evolve",
         description="fields that come after a source's sample, and columns that a destination's table "

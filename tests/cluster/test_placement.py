@@ -1,0 +1,67 @@
+"""Where tasks go, and what `plan --cluster` says of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataflare.cluster.placement import is_beside_job, placed
+from dataflare.engine.deploy import deployed
+from dataflare.planner import plan
+from dataflare.workflow import load
+
+FILE = """
+name: placed
+sources: {numbers: {type: generate, config: {rows: 100, seed: 1, columns: {k: {int: [0, 9]}, v: {int: [0, 99]}}}}}
+transformations:
+  sums: {type: aggregate, inputs: [numbers], config: {group_by: [k], measures: {n: "count(*)"}}}
+destinations:
+  out: {type: file, inputs: [sums], config: {path: out, format: csv}}
+  shown: {type: stdout, inputs: [sums]}
+settings: {parallelism: %d}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("placed")
+
+
+@given(tasks=st.integers(1, 12), workers=st.integers(1, 6), slots=st.integers(1, 3))
+def test_every_task_has_a_place_and_what_goes_to_one_task_stays(
+    folder: Path, tasks: int, workers: int, slots: int
+) -> None:
+    file = folder / "w.yaml"
+    file.write_text(FILE % tasks)
+    specs = deployed(plan(load(file), home=folder / "home").stages, None)
+    for placement in ("spread", "pack"):
+        where = placed(specs, workers, placement, slots=slots)  # type: ignore[arg-type]
+        assert where.keys() == {spec.task for spec in specs}
+        for spec in specs:
+            assert (where[spec.task] == workers) == is_beside_job(spec)
+            assert is_beside_job(spec) or where[spec.task] < workers
+            for outlet in spec.outlets:
+                if outlet.exchange == "forward":
+                    assert where[outlet.tasks[0]] in (where[spec.task], workers)
+    spread = set(placed(specs, workers).values()) - {workers}
+    assert len(spread) >= min(workers, tasks)
+
+
+def test_plan_says_where_tasks_run_and_what_crosses_the_network(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(FILE % 4)
+    command = [sys.executable, "-m", "dataflare", "plan", "w.yaml", "--cluster", "local:2"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "worker 1           numbers[1], numbers[3], sums[1], sums[3]" in shown.stdout
+    assert "the job's process  shown[0]" in shown.stdout
+    assert "numbers -> sums (hash by k): 8 of 16 channels over the network" in shown.stdout
+    told = subprocess.run(
+        [*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    edges = json.loads(told.stdout)["edges"]
+    assert next((e["from"], e["to"], e["over_network"]) for e in edges) == ("numbers", "sums", 8)
