@@ -181,6 +181,7 @@ class _Hand:
         self._metrics: dict[str, TaskMetrics] = {}
         self._beside = hosted.metrics.of_no_task()
         self._asked: Checkpoint | None = None
+        self._degraded: set[str] = set()
         self._answering: set[asyncio.Task[None]] = set()
         self.built: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
@@ -281,6 +282,10 @@ class _Hand:
             else:
                 self.uncut[task] = told.uncut
         self._beside.counts = dict(report.beside)
+        for step in self._degraded - report.degraded.keys():
+            self._all_metrics.degraded.pop(step, None)
+        self._degraded = set(report.degraded)
+        self._all_metrics.degraded.update(report.degraded)
 
     def _lost(self, lost: asyncio.Future[None]) -> None:
         error = lost.exception() or InternalError("a worker has left the run before its end")

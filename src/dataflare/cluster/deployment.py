@@ -47,6 +47,7 @@ from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pace import Pace
 from dataflare.engine.pool import SPARE_THREADS, ThreadPool
 from dataflare.engine.task import Task
+from dataflare.model.width import columns_bounded
 from dataflare.sdk.runtime import Runtime
 from dataflare.sdk.threads import completed, in_thread, own_threads
 from dataflare.security.hidden import HiddenValues
@@ -89,7 +90,8 @@ class Deployment:
             hidden.columns = begin.errors.hidden
             masks = Redactor(begin.outfit.secrets, hidden)
             inside = Runtime(masks=masks, hidden=hidden).entered()
-        with inside, tempfile.TemporaryDirectory(prefix="dataflare-worker-") as scratch:
+        bounded = columns_bounded(begin.settings.resources.columns)
+        with inside, bounded, tempfile.TemporaryDirectory(prefix="dataflare-worker-") as scratch:
             async with own_threads():
                 await self._take_part(begin, Path(scratch))
         if not self._control.lost.done():
@@ -254,7 +256,7 @@ class Deployment:
                     task.uncut(),
                 )
             )
-        return Report(reports, metrics.beside)
+        return Report(reports, metrics.beside, dict(metrics.degraded))
 
 
 def _tell(task: Task, word: Opened | Found | Committed) -> None:

@@ -112,7 +112,7 @@ class RayWorkers:
         except Exception as error:
             raise SystemError_(
                 f"Ray has not placed {len(asked)} workers within {_PLACED_S:g} s: {_first_line(error)}",
-                code="E0615",
+                code="E0617",
                 help="see `ray status`: the cluster needs free processors and memory for them; or ask for fewer workers",
                 retry=Retry.LATER,
             ) from error
@@ -135,7 +135,7 @@ class RayWorkers:
         except Exception as error:
             raise SystemError_(
                 f"no Ray cluster at {self.place.address}: {_first_line(error)}",
-                code="E0615",
+                code="E0617",
                 help="start one with `ray start --head`, or use --cluster local:N",
                 retry=Retry.LATER,
             ) from error

@@ -168,10 +168,12 @@ class TaskReport(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """How the tasks of a worker are. beside: what it counts that belongs to no task."""
+    """How the tasks of a worker are. beside: what it counts that belongs to no task. degraded: by step that gives less than
+    it should, why."""
 
     tasks: Sequence[TaskReport]
     beside: Mapping[str, StepMetrics]
+    degraded: Mapping[str, str]
 
 
 class Told(Struct, frozen=True):

@@ -412,7 +412,7 @@ class Task:
         output = self._outputs[edge]
         channels = output.channels
         self.rows_sent[edge] = self.rows_sent.get(edge, 0) + rows
-        parts: Sequence[pl.DataFrame] = [frame]
+        parts: Sequence[pl.DataFrame] = ()
         if len(channels) > 1:
             parts = await self.pool.run(rows, split_by_key, frame, output.keys, len(channels))
         if self.taps is not None and self.taps.by_edge:
@@ -420,10 +420,14 @@ class Task:
         traced = None if self.trace is None else self.trace.sent(output.exchange)
         self.clock.enter(Doing.BLOCKED)
         try:
+            if not parts:
+                batch = SharedDataBatch(frame, read_at_s=self.read_at_s, traced=traced)
+                await channels[0].send(batch)
+                return
             filled = [
                 (channel, SharedDataBatch(part, read_at_s=self.read_at_s, traced=traced))
                 for channel, part in zip(channels, parts, strict=True)
-                if len(parts) == 1 or part.height
+                if part.height
             ]
             for channel, batch in filled:
                 # In place the pieces of a batch would go on one by one, each cut again by the next exchange: 2,000 rows
