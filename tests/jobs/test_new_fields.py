@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataflare.engine import new_fields
+from dataflare.errors import Retry, SystemError_
 from dataflare.formats import line_chunks
 from dataflare.jobs import RunOptions, RunResult, learning, preview, run
+from dataflare.planner import plan_async
 from dataflare.workflow.load import load_text
 
 Row = Mapping[str, Any]
@@ -354,3 +357,26 @@ def test_an_object_whose_type_the_user_gave_is_told_of(tmp_path: Path, small_chu
     assert result.status == "finished", result.error
     assert "'o.y'" in result.warnings[0]
     assert written(tmp_path / "out.parquet")[-1] == {"id": 2, "o": {"x": 1}}
+
+
+def test_a_plan_for_new_fields_that_meets_a_lost_connection_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is worth a restart, as one in an attempt is."""
+    write(tmp_path / "in" / "a.ndjson", LATE)
+    plans = []
+
+    async def fails_once(*args: Any, **kwargs: Any) -> Any:
+        plans.append(kwargs["learned"])
+        if len(plans) == 2:
+            raise SystemError_("the connection was lost", code="E0607", retry=Retry.LATER)
+        return await plan_async(*args, **kwargs)
+
+    monkeypatch.setattr(sys.modules["dataflare.jobs.run"], "plan_async", fails_once)
+    text = text_of({"out": {"type": "file", "inputs": ["s"], "config": {"path": "out.ndjson"}}})
+    result = start(tmp_path, text.replace('"attempts": 0', '"attempts": 1, "delay": "0s"'))
+    assert result.status == "finished", result.error
+    assert any("the connection was lost" in warning for warning in result.warnings)
+    rows = [json.loads(line) for line in (tmp_path / "out.ndjson").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [*range(6)]
+    assert rows[3]["late"] == "x"

@@ -274,23 +274,24 @@ class _Run:
                             replans += 1
                             plan = await self._learn(plan, appeared, replans)
                         resume = True
+                        continue
                     except DataFlareError as refused:
-                        return "failed", place(self.workflow, refused), None
+                        error = place(self.workflow, refused)
                 except Exception as raised:
                     error = place(self.workflow, as_dataflare_error(raised))
-                    if self.stop.is_set() and error.retry is not Retry.NEVER:
-                        return self._cut_short(error)
-                    now = time.monotonic()
-                    failures = [t for t in failures if now - t < policy.window] + [now]
-                    if error.retry is Retry.NEVER or len(failures) > policy.attempts:
-                        return "failed", error, None
-                    delay = min(policy.max_delay, policy.delay * 2 ** (len(failures) - 1))
-                    delay = max(delay, min(error.retry_after_s or 0.0, AFTER_MAX_S))
-                    self.watch.restarting(error, delay)
-                    if await happens_within(self.stop, delay):
-                        return self._cut_short(error)
-                    resume = True
-                    await self.lineage.keep(attempt=self.lineage.current.attempt + 1)
+                if self.stop.is_set() and error.retry is not Retry.NEVER:
+                    return self._cut_short(error)
+                now = time.monotonic()
+                failures = [t for t in failures if now - t < policy.window] + [now]
+                if error.retry is Retry.NEVER or len(failures) > policy.attempts:
+                    return "failed", error, None
+                delay = min(policy.max_delay, policy.delay * 2 ** (len(failures) - 1))
+                delay = max(delay, min(error.retry_after_s or 0.0, AFTER_MAX_S))
+                self.watch.restarting(error, delay)
+                if await happens_within(self.stop, delay):
+                    return self._cut_short(error)
+                resume = True
+                await self.lineage.keep(attempt=self.lineage.current.attempt + 1)
         finally:
             if timer is not None:
                 timer.cancel()
