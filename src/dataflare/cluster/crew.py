@@ -33,6 +33,7 @@ from dataflare.cluster.orders import (
     Report,
     Shared,
     Tell,
+    Thin,
     Told,
     ToTask,
     Want,
@@ -115,6 +116,9 @@ class Crew:
                     {n: (pace.rows_per_s, pace.bytes_per_s) for n, pace in hosted.paces.items()},
                 )
             )
+        if hosted.sampling.share is not None:
+            self._thin(hosted.sampling.share)
+        hosted.sampling.on_change = self._thin
         await _all_or_first_error([hand.built for hand in self._hands])
         return members
 
@@ -131,6 +135,10 @@ class Crew:
 
     def queued_rows(self) -> int:
         return sum(view.queued_rows for view in self.views())
+
+    def _thin(self, share: float | None) -> None:
+        for hand in self._hands:
+            hand.say(Thin(share))
 
     def leave(self) -> None:
         for hand in self._hands:

@@ -32,6 +32,7 @@ from dataflare.cluster.orders import (
     Report,
     Shared,
     TaskReport,
+    Thin,
     Told,
     ToTask,
     Want,
@@ -46,6 +47,7 @@ from dataflare.engine.messages import Assign, Committed, Fail, Found, Opened, Sh
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pace import Pace
 from dataflare.engine.pool import SPARE_THREADS, ThreadPool
+from dataflare.engine.sampling import Sampling
 from dataflare.engine.task import Task
 from dataflare.model.width import columns_bounded
 from dataflare.sdk.runtime import Runtime
@@ -75,6 +77,7 @@ class Deployment:
         self._links: dict[int, Link] = {}
         self._asked: dict[int, asyncio.Future[Assign | Wait | None]] = {}
         self._numbers = count()
+        self._sampling = Sampling()
 
     async def run(self) -> None:
         """Take part in an attempt, until it is over."""
@@ -146,6 +149,7 @@ class Deployment:
             metrics,
             self,
             _paces(begin),
+            self._sampling,
         )
         ways = _Ways(begin.placed, self._links)
         self._worker = Worker(hosted, here, ways)
@@ -194,6 +198,8 @@ class Deployment:
                     asked.set_exception(order.failed)
                 elif not asked.done():
                     asked.set_result(order.assigned)
+            case Thin():
+                self._sampling.set(order.share)
             case Leave():
                 if self._worker is not None:
                     self._worker.leave()

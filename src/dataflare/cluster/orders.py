@@ -6,6 +6,7 @@
                      Cut           cut an epoch
                      ToTask        a word of the coordinator to one of them
                      NoteHolding   the run stops: note what event time waited for
+                     Thin          let only some rows of sources go on
                      Leave         the run stops: wait for no system that fails
     worker to job    Shared        a task's share of an epoch, with its counts
                      Failed        a task cannot go on
@@ -118,6 +119,12 @@ class NoteHolding(Struct, frozen=True):
 
 class Leave(Struct, frozen=True):
     """The run stops: no wait for a system that fails holds it up."""
+
+
+class Thin(Struct, frozen=True):
+    """So much of the sources' rows goes on; None: all."""
+
+    share: float | None
 
 
 class Shared(Struct, frozen=True):

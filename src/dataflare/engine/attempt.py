@@ -26,6 +26,7 @@ from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pace import Pace
 from dataflare.engine.pool import SPARE_THREADS, ThreadPool
 from dataflare.engine.row_errors import RowErrors
+from dataflare.engine.sampling import Sampling
 from dataflare.engine.taps import Taps
 from dataflare.model.width import columns_bounded
 from dataflare.observability.times import StageTimes
@@ -74,7 +75,7 @@ class Ending(Struct, frozen=True):
 
 class Attempt:
     """Built for one start; `run` is called once. scratch: a folder for files that it needs only while it lives;
-    None: the store's. paces: by step, how fast it may go; they live as long as the run. host: makes what runs its tasks."""
+    None: the store's. paces: by step, how fast it may go, and sampling: which rows go on; they live as long as the run. host: makes what runs its tasks."""
 
     def __init__(
         self,
@@ -89,9 +90,10 @@ class Attempt:
         *,
         scratch: Path | None = None,
         paces: Mapping[str, Pace] | None = None,
+        sampling: Sampling | None = None,
         host: HostMaker = Worker,
     ) -> None:
-        self._paces = paces or {}
+        self._paces, self._sampling = paces or {}, sampling or Sampling()
         self.in_flight = InFlight()
         self.plan, self.settings, self.start, self.store = plan, settings, start, store
         self.metrics, self.committers = metrics, committers
@@ -321,6 +323,7 @@ class Attempt:
             self.metrics,
             coordinator,
             self._paces,
+            self._sampling,
         )
         self._host = self._make_host(hosted)
         specs = deployed(self.plan, self.start.manifest, self.start.epoch, self.start.state)

@@ -33,6 +33,7 @@ from dataflare.engine.pace import Paces
 from dataflare.engine.paced_writing import PacedWriting
 from dataflare.engine.queries import LookupTables
 from dataflare.engine.reading import Reading
+from dataflare.engine.sampling import Thinner
 from dataflare.engine.segments import SegmentRunner
 from dataflare.engine.taps import Taps
 from dataflare.engine.task import Output, Task
@@ -181,6 +182,7 @@ class Worker:
         self.control: Control = hosted.control
         self.settings = settings = hosted.settings
         self._scratch, self._paces = hosted.scratch, Paces(hosted.plan, hosted.paces)
+        self._sampling = hosted.sampling
         self._here, self._elsewhere = here, elsewhere
         back = settings.backpressure
         self.controller = BackpressureController(
@@ -311,6 +313,7 @@ class Worker:
             control=self.control,
             taps=self.taps,
             paces=self._paces.behind(spec.stage),
+            thinner=Thinner(self._sampling) if spec.stage.source is not None else None,
             letters=partial(letters, run_id=self.identity.run_id, attempt=self.identity.attempt),
         )
 

@@ -18,6 +18,7 @@ from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pace import Pace
 from dataflare.engine.pool import ThreadPool
 from dataflare.engine.row_errors import RowErrors
+from dataflare.engine.sampling import Sampling
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 class Hosted(Struct, frozen=True):
     """What a host is told of the attempt. The first six are data that pickles, except the store. control: whom the tasks
-    answer to. paces: by step, how fast it may go. scratch: a folder for files that they need only while they live."""
+    answer to. paces: by step, how fast it may go. sampling: which rows of sources go on. scratch: a folder for files that they need only while they live."""
 
     plan: PhysicalPlan
     settings: Settings
@@ -41,6 +42,7 @@ class Hosted(Struct, frozen=True):
     metrics: JobMetrics
     control: Control
     paces: Mapping[str, Pace]
+    sampling: Sampling
 
 
 class TaskView(Struct, frozen=True):

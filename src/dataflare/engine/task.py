@@ -35,6 +35,7 @@ from dataflare.engine.messages import (
 from dataflare.engine.metrics import TaskMetrics
 from dataflare.engine.pace import PacesBehind
 from dataflare.engine.pool import ThreadPool
+from dataflare.engine.sampling import Thinner
 from dataflare.engine.segments import Outcome
 from dataflare.engine.taps import Taps
 from dataflare.engine.traced import TaskTrace
@@ -75,6 +76,7 @@ class Task:
         letters: Callable[[Sequence[pl.DataFrame]], pl.DataFrame],
         taps: Taps | None = None,
         paces: PacesBehind | None = None,
+        thinner: Thinner | None = None,
     ) -> None:
         self.spec, self.body = spec, body
         self.id, self.name, self.subtask = spec.task, spec.stage.name, spec.subtask
@@ -102,7 +104,7 @@ class Task:
         self.read_at_s = 0.0
         self._hidden = current().hidden
         self.trace = TaskTrace.of_run(self.name, "write" if spec.stage.destination else "process")
-        self.taps, self.paces = taps, paces or PacesBehind()
+        self.taps, self.paces, self._thinner = taps, paces or PacesBehind(), thinner
         body.task = self
         inbox.receiver = self
         for output in outputs:
@@ -388,6 +390,8 @@ class Task:
                     self._hidden.add(frame)
             await self.trace.read(rows, seconds, parents, lambda: self.emit(outcome))
             return
+        if self._thinner is not None and self._thinner.sampling.share is not None:
+            self._thinner.thin(outcome, self.name)
         outcome.apply(self.metrics)
         if parents is not None and self._hidden is not None and self._hidden.columns:
             for _, frame in outcome.frames:

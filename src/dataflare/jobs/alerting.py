@@ -110,7 +110,10 @@ class _Alerting:
         while True:
             if self._is_worth_a_look():
                 try:
-                    await self._changed(self._watch.alerts.look(self._watch.view()))
+                    view = self._watch.view()
+                    if self._watch.degrading is not None:
+                        self._watch.degrading.look(view)
+                    await self._changed(self._watch.alerts.look(view))
                 except Exception as error:  # a run goes on, whatever its alerts do
                     self._watch.warn([f"alerts cannot be judged: {type(error).__name__}: {error}"])
             await asyncio.sleep(_LOOK_S)
@@ -119,7 +122,8 @@ class _Alerting:
         """Thousands of runs may live in a process. One that follows no log has nothing to look at for the alert that
         every run has."""
         steps = self._watch.metrics.processed.values()
-        return len(self._watch.alerts.rules) > 1 or any(s.kept_bytes is not None for s in steps)
+        watched = self._watch.degrading is not None or len(self._watch.alerts.rules) > 1
+        return watched or any(s.kept_bytes is not None for s in steps)
 
     async def end(self, closing_s: float) -> None:
         watch = self._watch

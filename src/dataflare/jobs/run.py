@@ -193,6 +193,7 @@ class _Run:
         with recorded_failure(self.lineage, record):
             result, carried = await self._watched(plan, resume)
         await self.watch.recorder.end(result)
+        result = replace(result, warnings=self.watch.warnings.shown())
         await self._tell(result, ended(record, result, carried))
         return result
 
@@ -425,6 +426,7 @@ class _Run:
             self.retries,
             scratch=scratch_of(self.workflow, store),
             paces=self.watch.paces,
+            sampling=self.watch.sampling,
             host=host_of(self.workflow, self.options, store, self.watch.told_by_worker),
         )
         self.watch.begin_attempt(attempt)

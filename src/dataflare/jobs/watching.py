@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dataflare.engine.attempt import Attempt
 from dataflare.engine.messages import Fail
 from dataflare.engine.metrics import JobMetrics
+from dataflare.engine.sampling import Sampling
 from dataflare.engine.taps import Tap
 from dataflare.errors import DataError, DataFlareError, RunError, from_here
 from dataflare.jobs.breakers import circuit_breakers, fallbacks
 from dataflare.jobs.closing import RetriedCalls, told_of
 from dataflare.jobs.counting import metrics_of
+from dataflare.jobs.degrading import degrading_of
 from dataflare.jobs.disk_bound import DiskBound
 from dataflare.jobs.kept_warnings import KeptWarnings
 from dataflare.jobs.options import RunOptions
@@ -88,7 +90,8 @@ class Watch:
             self.metrics.judges.append(self._judge_shares)
         self.disk: DiskBound | None = None
         self._degraded: dict[str, str] = {}
-        self.paces = paces_of(workflow)
+        self.paces, self.sampling = paces_of(workflow), Sampling()
+        self.degrading = degrading_of(workflow, self.sampling, self.metrics.degraded)
         self._reporter = Reporter(self.metrics, self._options.listener)
         self._breakers = circuit_breakers(workflow, self._held_back, self._let_through)
         self.retries = Retries(

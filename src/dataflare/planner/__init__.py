@@ -35,6 +35,7 @@ from dataflare.planner.guarantees import Guarantee, commits_wait, demand, guaran
 from dataflare.planner.new_fields import watched
 from dataflare.planner.physical import PhysicalPlan, physical, watching
 from dataflare.planner.rules import RULES
+from dataflare.planner.sampled_changes import refuse_sampled_changes
 from dataflare.planner.truncations import tell_sources_of_truncations
 from dataflare.planner.unavailable import refuse_unavailable
 from dataflare.planner.unchanged import tell_sources_of_unchanged
@@ -151,6 +152,7 @@ def check(
     tell_sources_of_unchanged(graph)
     refuse_old_changes(graph)
     check_changelogs(graph)
+    refuse_sampled_changes(workflow, graph)
     demand(guarantees(graph), workflow.settings.guarantee)
     facts = {name: of_source(each) for name, each in bound.connectors.items()}
     doubts = {name: each["doubts"] for name, each in facts.items() if each["doubts"]}
@@ -198,6 +200,7 @@ async def plan_async(
     tell_destinations(written)
     refuse_old_changes(written)
     check_changelogs(written)
+    refuse_sampled_changes(workflow, written)
     complete_ids = complete(written)
     refuse_partial(written, complete_ids)
     levels = guarantees(written)

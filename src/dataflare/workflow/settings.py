@@ -23,6 +23,7 @@ from pydantic import (
 from dataflare.model.types import RESERVED
 from dataflare.model.units import ByteRate, Duration, Rate, Size, parse_byte_rate, parse_rate
 from dataflare.model.width import COLUMNS_MAX
+from dataflare.observability.conditions import parse_condition
 from dataflare.resilience.policy import RetryPolicy
 
 Guarantee = Literal["exactly_once", "effectively_once", "at_least_once", "at_most_once"]
@@ -170,6 +171,28 @@ class Cluster(_Model):
         default="spread", description="on as many nodes as there are, or on few"
     )
     resources: WorkerResources = Field(default_factory=WorkerResources)
+
+
+class Degrade(_Model):
+    """What a run leaves out while it cannot keep up."""
+
+    when: str = Field(
+        description="a condition as of an alert, such as `lag > 5m for 1m` or `queued_rows > 1000000`"
+    )
+    sample: float = Field(gt=0, lt=1, description="so much of the sources' rows goes on")
+    recover_after: Duration = Field(
+        default=30.0, description="all rows go on again when the condition has not held for so long"
+    )
+
+    @field_validator("when")
+    @classmethod
+    def _parsed(cls, when: str) -> str:
+        condition = parse_condition(when)
+        if condition.is_usual or condition.is_of_whole_run:
+            raise ValueError(
+                "it must be known at each moment of the run: 'lag > 5m', 'errors > 9 in 1m'"
+            )
+        return when
 
 
 class DeadLetter(_Model):
@@ -356,6 +379,9 @@ class Settings(_Model):
     backpressure: Backpressure = Field(default_factory=Backpressure)
     resources: Resources = Field(default_factory=Resources)
     cluster: Cluster = Field(default_factory=Cluster)
+    degrade: Degrade | None = Field(
+        default=None, description="what is left out while the run cannot keep up"
+    )
     schema_change: Literal["evolve", "ignore", "fail", "dead_letter"] = Field(
         default="evolve",
         description="fields that come after a source's sample, and columns that a destination's table "
