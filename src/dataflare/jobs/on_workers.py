@@ -1,4 +1,7 @@
-"""Run the tasks of a run on workers in other processes."""
+"""Run the tasks of a run on workers in other processes.
+
+The room `cluster` is imported when it is used: with the libraries that make its links fast it takes 35 MB.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from dataflare.checkpoint.shared_store import SharedStore
-from dataflare.cluster.crew import Crew
-from dataflare.cluster.orders import Outfit, Tell
-from dataflare.cluster.placement_view import placement_view
 from dataflare.engine.deploy import Worker, deployed
 from dataflare.engine.hosting import HostMaker
 from dataflare.errors import ConfigError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dataflare.checkpoint.store import Storage
+    from dataflare.cluster.orders import Tell
     from dataflare.jobs.options import RunOptions
     from dataflare.workflow.model import Workflow
 
@@ -34,6 +35,9 @@ def host_of(workflow: Workflow, options: RunOptions, store: Storage, tell: Tell)
     """What hosts the tasks of an attempt. tell: told of what workers say to the run's user."""
     if options.workers is None:
         return Worker
+    from dataflare.cluster.crew import Crew
+    from dataflare.cluster.orders import Outfit
+
     url = workflow.settings.checkpoint.storage
     if not isinstance(store, SharedStore) or (url is not None and "://" in url):
         raise ConfigError(
@@ -71,6 +75,7 @@ def placement_on(workflow: Workflow, home: Path, where: str) -> dict[str, Any]:
     """Where the tasks of a workflow would run, as `placement_view` says. Raises as `on_cluster` does, and asks the cluster
     only where neither it nor the workflow says how many workers there are."""
     from dataflare.cluster.on_ray import Place, RayWorkers
+    from dataflare.cluster.placement_view import placement_view
 
     place = Place.of(where, workflow.settings.cluster)
     workers = place.workers
