@@ -188,3 +188,34 @@ def test_a_worker_that_dies_costs_no_row(tmp_path: Path) -> None:
     assert len(killed) == 3
     assert on_workers(folders[0], GENERATED % "", None).status == "finished"
     assert written(folders[0]) == written(folders[1])
+
+
+def test_a_worker_that_hangs_is_left_behind_and_writes_nothing_when_it_wakes(
+    tmp_path: Path,
+) -> None:
+    """It is stopped in the middle, as a machine that is cut off; when the run goes on with another one, it comes back."""
+    workers = WorkerProcesses(2)
+    stopped: list[int] = []
+
+    def listen(progress: Progress) -> None:
+        if progress.checkpoints and not stopped:
+            process = workers.processes[1]
+            assert process is not None
+            stopped.append(process.pid)
+            os.kill(process.pid, signal.SIGSTOP)
+        elif workers.starts == 3 and len(stopped) == 1:
+            stopped.append(0)
+            os.kill(stopped[0], signal.SIGCONT)
+
+    folders = [tmp_path / "one", tmp_path / "many"]
+    for folder in folders:
+        folder.mkdir()
+    try:
+        result = on_workers(folders[1], GENERATED % "rate: 3000/s,", workers, listener=listen)
+    finally:
+        workers.close()
+    assert result.status == "finished", result.error
+    assert len(stopped) == 2, "it came back while the run went on"
+    assert any("E0830" in warning for warning in result.warnings)
+    assert on_workers(folders[0], GENERATED % "", None).status == "finished"
+    assert written(folders[0]) == written(folders[1])

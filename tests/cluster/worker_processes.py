@@ -21,6 +21,7 @@ class WorkerProcesses:
         self.token = secrets.token_bytes(32)
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * count
         self.addresses: list[Address] = [("", 0)] * count
+        self.left: list[subprocess.Popen[bytes]] = []
         self.starts = 0
 
     async def ready(self) -> Sequence[Address]:
@@ -28,8 +29,7 @@ class WorkerProcesses:
         return self.addresses
 
     async def _start(self, number: int) -> None:
-        process = self.processes[number]
-        if process is not None and process.poll() is None:
+        if self.processes[number] is not None:
             return
         self.starts += 1
         command = [sys.executable, "-m", "dataflare.cluster.worker", "127.0.0.1", f"w{number}"]
@@ -43,13 +43,14 @@ class WorkerProcesses:
         host, port = json.loads(line)
         self.addresses[number] = (host, port)
 
-    def kill(self, number: int) -> None:
-        process = self.processes[number]
-        assert process is not None
-        process.kill()
+    def lost(self, number: int) -> None:
+        """It is left alone: a machine that was cut off lives on."""
+        process, self.processes[number] = self.processes[number], None
+        if process is not None:
+            self.left.append(process)
 
     def close(self) -> None:
-        for process in self.processes:
+        for process in [*self.processes, *self.left]:
             if process is not None:
                 process.kill()
                 process.wait()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from msgspec.structs import replace
 
 from dataflare.checkpoint.shared_store import SharedStore
-from dataflare.cluster.link import Link
+from dataflare.cluster.link import Link, LinkLost
 from dataflare.cluster.orders import (
     Address,
     Answer,
@@ -63,7 +64,10 @@ class Workers(Protocol):
     def host(self) -> str: ...
 
     async def ready(self) -> Sequence[Address]:
-        """The addresses of all workers. Those that are gone have been replaced."""
+        """The addresses of all workers. Those that were lost have been replaced."""
+
+    def lost(self, number: int) -> None:
+        """A worker is gone, or does not answer: nothing is asked of it again."""
 
 
 class Crew:
@@ -81,21 +85,25 @@ class Crew:
         self._placement: Placement = placement
         self._hands: list[_Hand] = []
         self._own: WorkerServer | None = None
+        self._count = 0
         self.taps = Taps()
 
     async def deploy(self, specs: Sequence[Deploy]) -> Sequence[_Member]:
         hosted = self._hosted
         peers = [*await self._workers.ready()]
+        self._count = len(peers)
         where = placed(specs, len(peers), self._placement)
         if len(peers) in where.values():
             self._own = WorkerServer(self._workers.token, "the command", current())
             peers.append(await self._own.start(self._workers.host))
         name = f"{hosted.identity.run_id}/{hosted.identity.attempt}/{hosted.identity.token}"
         used = sorted(set(where.values()))
-        self._hands = [
-            _Hand(await self._link(peers[number], name), hosted, self._tell) for number in used
-        ]
-        by_number = dict(zip(used, self._hands, strict=True))
+        by_number: dict[int, _Hand] = {}
+        for number in used:
+            link = await self._link(number, peers[number], name)
+            lost = partial(self._lost, number)
+            by_number[number] = _Hand(link, hosted, self._tell, lost)
+            self._hands.append(by_number[number])
         members = [_Member(spec, by_number[where[spec.task]]) for spec in specs]
         for number, hand in by_number.items():
             hand.add([spec for spec in specs if where[spec.task] == number])
@@ -122,8 +130,16 @@ class Crew:
         await _all_or_first_error([hand.built for hand in self._hands])
         return members
 
-    async def _link(self, address: Address, name: str) -> Link:
-        return await Link.connect(address, self._workers.token, f"job {name}")
+    async def _link(self, number: int, address: Address, name: str) -> Link:
+        try:
+            return await Link.connect(address, self._workers.token, f"job {name}")
+        except LinkLost:
+            self._lost(number)
+            raise
+
+    def _lost(self, number: int) -> None:
+        if number < self._count:
+            self._workers.lost(number)
 
     def lives(self) -> Sequence[Awaitable[None]]:
         for hand in self._hands:
@@ -177,11 +193,12 @@ class _Member:
 
 
 class _Hand:
-    """One worker of the crew. built: its tasks are there; ended: they have ended, or failed. views and uncut: as it said
-    last."""
+    """One worker of the crew. lost: called when it is gone, or does not answer. built: its tasks are there; ended: they have
+    ended, or failed. views and uncut: as it said last."""
 
-    def __init__(self, link: Link, hosted: Hosted, tell: Tell) -> None:
+    def __init__(self, link: Link, hosted: Hosted, tell: Tell, lost: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
+        self._on_lost = lost
         self._link, self._control, self._tell = link, hosted.control, tell
         self._all_metrics = hosted.metrics
         assert isinstance(hosted.store, SharedStore)
@@ -297,6 +314,8 @@ class _Hand:
 
     def _lost(self, lost: asyncio.Future[None]) -> None:
         error = lost.exception() or InternalError("a worker has left the run before its end")
+        if isinstance(error, LinkLost):
+            self._on_lost()
         for future in (self.built, self.ended):
             _fail(future, error)
         _done(self.closed)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _LOCAL = re.compile(r"local:([1-9][0-9]{0,2})", re.ASCII)
 _PLACED_S = 30.0
-_ASKED_S = 3.0
 
 
 class Place(Struct, frozen=True):
@@ -86,10 +85,17 @@ class RayWorkers:
     async def ready(self) -> Sequence[Address]:
         return await in_thread(self._ready)
 
+    def lost(self, number: int) -> None:
+        actor, self._actors[number] = self._actors[number], None
+        if actor is not None:
+            # One that hangs has processors that its successor needs.
+            self._ray.kill(actor)
+
     def close(self) -> None:
         """End the workers, and the cluster if it began here. Blocking."""
         for actor in self._actors:
-            self._ray.kill(actor)
+            if actor is not None:
+                self._ray.kill(actor)
         if self._began:
             self._ray.shutdown()
 
@@ -99,7 +105,7 @@ class RayWorkers:
             self._connect()
             self._actors, self._addresses = [None] * count, [None] * count
         for number, actor in enumerate(self._actors):
-            if actor is None or not self._answers(number):
+            if actor is None:
                 self._actors[number] = self._placed(number)
                 self._addresses[number] = None
         asked = {
@@ -150,13 +156,6 @@ class RayWorkers:
             max_concurrency=2,
         )
         return actor.remote(self.token, f"worker {number}")
-
-    def _answers(self, number: int) -> bool:
-        try:
-            self._ray.get(self._actors[number].address.remote(), timeout=_ASKED_S)
-        except Exception:
-            return False
-        return True
 
 
 class _WorkerActor:
