@@ -158,5 +158,20 @@ TestSchedulerAgainstModel.settings = settings(
 )
 
 
+@pytest.mark.parametrize("priority", [0, 1])
+def test_a_task_that_failed_waits_also_after_its_priority_was_set(priority: int) -> None:
+    scheduler = TaskScheduler(Retries(ATTEMPTS, WAIT_S, 60.0))
+    scheduler.submit("a")
+    for each in (priority, 0):
+        scheduler.prioritise("a", each)
+    assert scheduler.take("w1", 0.0) is not None
+    assert scheduler.failed("a", 1, "no", 0.0)
+    assert scheduler.take("w1", 0.0) is None
+    assert scheduler.next_due() == WAIT_S
+    again = scheduler.take("w1", WAIT_S)
+    assert again is not None
+    assert again.attempt == 2
+
+
 def test_waits_double_up_to_their_most() -> None:
     assert [Retries(9, 1.0, 5.0).after(n) for n in (1, 2, 3, 4, 1_000)] == [1.0, 2.0, 4.0, 5.0, 5.0]

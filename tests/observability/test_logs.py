@@ -100,6 +100,23 @@ def test_it_is_followed_over_a_new_file_and_a_line_that_is_written_in_two_parts(
     assert found == {"message": "c"}
 
 
+def test_it_is_followed_while_a_full_file_is_set_aside_and_the_new_one_has_no_line_yet(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / FOLDER / "R1.ndjson"
+    path.parent.mkdir()
+    path.write_text('{"message": "a"}\n')
+    follower = following(tmp_path, "R1", pause_s=0)
+    assert next(follower) == {"message": "a"}
+    assert next(follower) is None
+    with path.open("a") as file:
+        file.write('{"message": "b"}\n')
+    path.rename(tmp_path / FOLDER / "R1.ndjson.1")
+    assert [next(follower) for _ in range(3)] == [{"message": "b"}, None, None]
+    path.write_text('{"message": "c"}\n')
+    assert next(follower) == {"message": "c"}
+
+
 def test_a_line_that_a_kill_has_cut_is_left_out(tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "R1.ndjson").write_text('{"message": "a"}\n{"message": "b')

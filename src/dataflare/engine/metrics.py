@@ -72,6 +72,7 @@ class StepMetrics(Struct):
         self.add_out(other.rows_out, other.bytes_out)
         self.errors += other.errors
         self.refused += other.refused
+        self.ending += other.ending
         self.dead_letters += other.dead_letters
         self.late += other.late
         self.late_in_part += other.late_in_part
@@ -97,15 +98,29 @@ class StepMetrics(Struct):
         def beside(all_: int | None, part: int | None) -> int | None:
             return None if all_ is None or part is None else all_ - part
 
+        def each_beside(all_: Mapping[str, int], part: Mapping[str, int]) -> dict[str, int]:
+            return {name: rows - part.get(name, 0) for name, rows in all_.items()}
+
         return StepMetrics(
             self.kind,
             beside(self.rows_in, other.rows_in),
             beside(self.rows_out, other.rows_out),
             self.bytes_out - other.bytes_out,
             self.errors - other.errors,
-            dead_letters=self.dead_letters - other.dead_letters,
-            late=self.late - other.late,
-            degraded=self.degraded - other.degraded,
+            self.refused - other.refused,
+            self.ending - other.ending,
+            self.dead_letters - other.dead_letters,
+            self.late - other.late,
+            self.late_in_part - other.late_in_part,
+            self.degraded - other.degraded,
+            self.seconds - other.seconds,
+            late_unread=each_beside(self.late_unread, other.late_unread),
+            warnings=each_beside(self.warnings, other.warnings),
+            left_out={
+                path: LeftOut(found.rows - before.rows, found.place)
+                for path, found in self.left_out.items()
+                for before in (other.left_out.get(path, LeftOut(0, "")),)
+            },
             shares={
                 rule: RuleCount(count.rows - before.rows, count.broken - before.broken)
                 for rule, count in self.shares.items()

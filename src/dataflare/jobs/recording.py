@@ -20,9 +20,9 @@ from dataflare.checkpoint import files
 from dataflare.errors import DataFlareError
 from dataflare.jobs.schema_history import note_schemas
 from dataflare.observability.course import CheckpointSample, Course, sample_of
-from dataflare.observability.resources import rss_bytes
 from dataflare.observability.view import RunView
 from dataflare.planner.column_lineage import unmasked
+from dataflare.sdk.process_memory import rss_bytes
 from dataflare.sdk.threads import in_thread
 from dataflare.security.redact import redact_all
 

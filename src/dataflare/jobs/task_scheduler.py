@@ -130,8 +130,9 @@ class TaskScheduler:
         while self._due:
             minus_priority, number, id = heapq.heappop(self._due)
             task = self._tasks[id]
-            # What was cancelled or got another priority is still in the heap.
-            if not self._is_current(id, number) or task.priority != -minus_priority:
+            # What was cancelled, got another priority, or failed since then is still in the heap.
+            is_current = self._is_current(id, number) and task.priority == -minus_priority
+            if not is_current or task.not_before > now:
                 continue
             taken = self._move(task, "running", attempt=task.attempt + 1, worker=worker)
             self._running.setdefault(worker, set()).add(id)

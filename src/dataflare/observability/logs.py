@@ -182,27 +182,36 @@ def lines(folder: Path, run_id: str) -> Iterator[LogLine]:
 def following(folder: Path, run_id: str, pause_s: float = 0.2) -> Iterator[LogLine | None]:
     """The lines of a run, and those that come; None while none does. Never ends by itself."""
     path = folder / FOLDER / f"{run_id}.ndjson"
-    while not path.exists():
-        yield None
-        time.sleep(pause_s)
     while True:
-        with path.open(encoding="utf-8") as file:
+        try:
+            file = path.open(encoding="utf-8")
+        except FileNotFoundError:  # it has not begun, or a full one was set aside for it
+            yield None
+            time.sleep(pause_s)
+            continue
+        with file:
             begun = ""
             while True:
+                # Asked before the read: all lines of a file are written before it is set aside.
+                is_set_aside = _is_set_aside(path, file.fileno())
                 text = begun + file.readline()
                 if text.endswith("\n"):
                     begun = ""
                     yield from _parsed([text])
                     continue
+                if is_set_aside:
+                    break
                 begun = text
                 yield None
-                if path.stat().st_ino != _inode(file.fileno()):
-                    break  # another file has taken its place
                 time.sleep(pause_s)
 
 
-def _inode(number: int) -> int:
-    return os.fstat(number).st_ino
+def _is_set_aside(path: Path, number: int) -> bool:
+    """Whether the open file is not the one at the path any more."""
+    try:
+        return path.stat().st_ino != os.fstat(number).st_ino
+    except FileNotFoundError:
+        return True
 
 
 def _parsed(texts: Any) -> Iterator[LogLine]:

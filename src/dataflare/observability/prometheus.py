@@ -17,8 +17,6 @@ from dataflare.observability.table import METRICS, Metric
 from dataflare.observability.times import LATENCY_BOUNDS_S, Histogram
 from dataflare.observability.view import RunView
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 
 def exposed(runs: Sequence[RunView]) -> bytes:
     """All metrics of these runs."""

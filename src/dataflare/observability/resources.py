@@ -7,8 +7,7 @@ import threading
 import time
 
 from dataflare.observability.view import ProcessView
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+from dataflare.sdk.process_memory import rss_bytes
 
 
 def this_process() -> ProcessView:
@@ -19,15 +18,6 @@ def this_process() -> ProcessView:
         threading.active_count(),
         _open_files(),
     )
-
-
-def rss_bytes() -> int | None:
-    """Memory of the process; None where the system does not say."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except OSError:
-        return None
 
 
 def _open_files() -> int | None:

@@ -13,7 +13,6 @@ from dataflare.sdk.registry import missing_library
 from dataflare.sdk.tracing import NONE, Attributes, Tracer, traceparent_of
 
 PER_S = 5.0
-_LAST_S = 3.0
 
 
 class _Span:

@@ -26,13 +26,14 @@ from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
+from dataflare.sdk.process_memory import rss_bytes
+
 T = TypeVar("T")
 
 _CONTEXT = multiprocessing.get_context("spawn")
 _LOOK_S = 0.1
 """How often the memory of a process is read."""
 _END_S = 5.0
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class WorkerLost(Exception):
@@ -180,7 +181,7 @@ class _Slot:
         process, began = self._process, self._began
         pid = None if process is None else process.pid
         busy_s = None if began is None else time.monotonic() - began
-        return Worker(pid, busy_s, None if pid is None else _rss_bytes(pid), self._calls)
+        return Worker(pid, busy_s, None if pid is None else rss_bytes(pid), self._calls)
 
     def kill(self) -> None:
         """End the process, whatever it does."""
@@ -225,7 +226,7 @@ class _Slot:
                 return pipe.recv_bytes()
             if deadline is not None and time.monotonic() >= deadline:
                 raise self._ended(process, "hung", f"took longer than {call.timeout_s:g} s")
-            rss = _rss_bytes(process.pid or 0)
+            rss = rss_bytes(process.pid or 0)
             if call.memory_max is not None and rss is not None and rss > call.memory_max:
                 raise self._ended(
                     process, "memory", f"took {rss >> 20} MiB of memory, more than {call.memory_max >> 20} MiB"
@@ -287,14 +288,6 @@ def _cause(status: int | None) -> str:
     if status is not None and status < 0:
         return f"the signal {signal.Signals(-status).name}"
     return f"its exit with status {status}"
-
-
-def _rss_bytes(pid: int) -> int | None:
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except (OSError, IndexError):
-        return None
 
 
 # -- in the process --------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from dataflare.workflow.model import Workflow
 FOLDER = "backfills"
 """Inside the workflow's folder."""
 _NAME_MAX = 40
-_MEMORY_OF = Retries(attempts_max=3, wait_s=1.0)
+_RETRIES = Retries(attempts_max=3, wait_s=1.0)
 
 
 class Options(Struct, frozen=True):
@@ -57,7 +57,7 @@ class Options(Struct, frozen=True):
     parallel: int = 1
     newest_first: bool = False
     fresh: bool = False
-    retries: Retries = _MEMORY_OF
+    retries: Retries = _RETRIES
     policy: Policy | None = None
 
 

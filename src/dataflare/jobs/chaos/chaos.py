@@ -23,7 +23,7 @@ from dataflare.checkpoint.files import workflow_folder
 from dataflare.checkpoint.runs import RunLog
 from dataflare.errors import Blame, CheckpointError, RunError
 from dataflare.jobs.chaos import redirects
-from dataflare.jobs.chaos.comparing import Comparable, Written, comparable, differences
+from dataflare.jobs.chaos.comparing import Written, comparable, differences
 from dataflare.jobs.chaos.processes import Attempt, Command, Proxies, run
 from dataflare.jobs.chaos.scenario import Attempts, Scenario, Totals, drawn, smallest
 from dataflare.planner.bind import bind_workflow
@@ -228,6 +228,3 @@ def _first_line(text: str) -> str:
 
 def _last_line(text: str) -> str:
     return text.strip().splitlines()[-1]
-
-
-__all__ = ["Chaos", "Comparable", "Outcome"]
