@@ -49,6 +49,7 @@ PATHS = (
     "src/dataflare/jobs",
     "src/dataflare/model",
     "src/dataflare/planner",
+    "src/dataflare/observability",
     "src/dataflare/resilience",
     "src/dataflare/security",
     "src/dataflare/engine",

@@ -15,6 +15,7 @@ from worker_processes import WorkerProcesses
 from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.jobs import RunOptions, RunResult, run
 from dataflare.jobs.progress import Progress
+from dataflare.observability import bottleneck
 from dataflare.workflow import load
 
 ROWS = 60_000
@@ -161,6 +162,17 @@ def written(folder: Path) -> tuple[list[str], list[tuple[int, int]]]:
     """The sums, and the rows in order."""
     rows = pl.concat([pl.read_csv(each) for each in (folder / "rows").glob("**/*.csv")])
     return sorted((folder / "out.csv").read_text().splitlines()), sorted(rows.rows())
+
+
+def test_a_step_that_goes_at_its_rate_in_workers_is_told(
+    tmp_path: Path, workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bottleneck, "_AT_RATE", 0.1)  # a part of the time the workers begin
+    events(tmp_path)
+    text = WORKFLOWS["rows"].replace("out: {type: file,", "out: {type: file, rate: 1/h,")
+    result = on_workers(tmp_path, text, workers, for_s=2.0)
+    assert result.status == "stopped", result.error
+    assert "held to its rate of 0.000277778 rows/s" in str(result.slowest)
 
 
 def test_a_worker_that_dies_costs_no_row(tmp_path: Path) -> None:

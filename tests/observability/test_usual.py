@@ -123,6 +123,16 @@ def test_a_value_of_a_moment_is_compared_with_the_greatest_of_earlier_hours() ->
     assert history.of("freshness  orders")[-1] == Seen(at, 37.0, True)
 
 
+@pytest.mark.parametrize("status", ["finished", "stopped", "failed", "interrupted", "unread"])
+def test_the_last_hour_of_a_run_is_learnt_however_it_ends(status: str) -> None:
+    history = History()
+    alerts = Alerts([rule("freshness > usual")], history=history)
+    alerts.look(view(MONDAY + 40, 5, last_row_at=MONDAY))
+    assert not history.kept()
+    alerts.end(view(MONDAY + 60, 6, status, last_row_at=MONDAY + 50))
+    assert [each.value for each in history.of("freshness  orders")] == [40.0]
+
+
 def test_two_rules_share_what_was_seen() -> None:
     history = History()
     for number in range(3):

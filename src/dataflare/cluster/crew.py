@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -200,7 +200,8 @@ class _Hand:
         loop = asyncio.get_running_loop()
         self._on_lost = lost
         self._link, self._control, self._tell = link, hosted.control, tell
-        self._all_metrics = hosted.metrics
+        self._all_metrics, self._paces = hosted.metrics, hosted.paces
+        self._rates_used_s: Mapping[str, float] = {}
         assert isinstance(hosted.store, SharedStore)
         self._store = hosted.store
         self._metrics: dict[str, TaskMetrics] = {}
@@ -311,6 +312,9 @@ class _Hand:
             self._all_metrics.degraded.pop(step, None)
         self._degraded = set(report.degraded)
         self._all_metrics.degraded.update(report.degraded)
+        for step, used_s in report.rates_used_s.items():
+            self._paces[step].used_elsewhere(used_s - self._rates_used_s.get(step, 0.0))
+        self._rates_used_s = report.rates_used_s
 
     def _lost(self, lost: asyncio.Future[None]) -> None:
         error = lost.exception() or InternalError("a worker has left the run before its end")

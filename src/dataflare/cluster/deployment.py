@@ -78,6 +78,7 @@ class Deployment:
         self._asked: dict[int, asyncio.Future[Assign | Wait | None]] = {}
         self._numbers = count()
         self._sampling = Sampling()
+        self._paces: dict[str, tuple[Pace, float]] = {}
 
     async def run(self) -> None:
         """Take part in an attempt, until it is over."""
@@ -137,6 +138,7 @@ class Deployment:
         metrics = JobMetrics(dict(begin.kinds))
         metrics.errors_max = dict(begin.errors_max)
         self._store = await in_thread(begin.outfit.store)
+        self._paces = _paces(begin)
         hosted = Hosted(
             begin.plan,
             begin.settings,
@@ -148,7 +150,7 @@ class Deployment:
             pool,
             metrics,
             self,
-            _paces(begin),
+            {step: pace for step, (pace, _) in self._paces.items()},
             self._sampling,
         )
         ways = _Ways(begin.placed, self._links)
@@ -262,7 +264,8 @@ class Deployment:
                     task.uncut(),
                 )
             )
-        return Report(reports, metrics.beside, dict(metrics.degraded))
+        used_s = {step: pace.used_s * share for step, (pace, share) in self._paces.items()}
+        return Report(reports, metrics.beside, dict(metrics.degraded), used_s)
 
 
 def _tell(task: Task, word: Opened | Found | Committed) -> None:
@@ -307,15 +310,15 @@ def _neighbours(begin: Begin) -> set[int]:
     return found - {begin.me}
 
 
-def _paces(begin: Begin) -> dict[str, Pace]:
-    """How fast the steps may go here: as much of their rates as of their tasks is here."""
+def _paces(begin: Begin) -> dict[str, tuple[Pace, float]]:
+    """How fast the steps may go here, with the share of their rates: as much as of their tasks is here."""
     paces = {}
     for step, rates in begin.rates.items():
         tasks = [begin.placed[spec.task] for spec in begin.specs if spec.stage.name == step]
         share = tasks.count(begin.me) / len(tasks) if tasks else 0.0
         if share:
             rows_per_s, bytes_per_s = (None if each is None else each * share for each in rates)
-            paces[step] = Pace(rows_per_s, bytes_per_s)
+            paces[step] = Pace(rows_per_s, bytes_per_s), share
     return paces
 
 

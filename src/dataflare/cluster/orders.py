@@ -176,11 +176,12 @@ class TaskReport(Struct, frozen=True):
 
 class Report(Struct, frozen=True):
     """How the tasks of a worker are. beside: what it counts that belongs to no task. degraded: by step that gives less than
-    it should, why."""
+    it should, why. rates_used_s: by step, how long it had the rate that it may have here, as a part of all of its rate."""
 
     tasks: Sequence[TaskReport]
     beside: Mapping[str, StepMetrics]
     degraded: Mapping[str, str]
+    rates_used_s: Mapping[str, float]
 
 
 class Told(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """Whether the system of an optional lookup is away, so that rows go on without its values.
 
-    there    a call failed, however often it was tried again: away
+    there    a call that used up its tries: away
     away     one call in `_TRY_S` tries, and the others are not made; `_SUCCESSES` in a row: there
 
 So a system that answers now and then stays away, and rows do not wait for it each time.
@@ -35,7 +35,7 @@ class Away:
         return self._is_away
 
     def may_ask(self) -> bool:
-        """Whether a call is to be made now. It must be followed by `failed` or `succeeded`."""
+        """Whether a call is to be made now. It must be followed by `failed`, `succeeded` or `given_up`."""
         with self._lock:
             if not self._is_away:
                 return True

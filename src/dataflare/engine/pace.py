@@ -1,8 +1,8 @@
 """How fast a step may go: its `rate`, as turns that its tasks take one after the other.
 
 Always true:
-- over any time, a step takes at most `rate` times that time, and what goes at once: a tenth of a second of it, one row,
-  or what a source gives only as a whole;
+- over any time, a step takes at most `rate` times that time, and what goes at once: a tenth of a second of it (two tenths
+  after a pause), one row, or what a source gives only as a whole;
 - a barrier never waits for a turn. What is in front of it goes at once, and is paid for afterwards: the sources in front
   of the step read nothing meanwhile.
 """
@@ -52,6 +52,10 @@ class Pace:
     def used_s(self) -> float:
         """Of the time that has passed, how much the rate was used for."""
         return self._taken_s - self.owed_s()
+
+    def used_elsewhere(self, seconds: float) -> None:
+        """A part of it that another process has used it for so long."""
+        self._taken_s += seconds
 
     @property
     def rows_at_once(self) -> int:

@@ -91,7 +91,7 @@ class Replayed(Struct):
 
 
 def replay(workflow: Workflow, box: LetterBox, matches: Callable[[Letter], bool]) -> Replayed:
-    """Replay the waiting letters that match `wanted`. An interrupted replay is finished first, whatever
+    """Replay the waiting letters for which `matches` is true. An interrupted replay is finished first, whatever
     its letters are.
 
     Raises RunError (E0801) while the workflow runs or is replayed, and the errors of the workflow.

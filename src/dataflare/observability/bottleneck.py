@@ -30,7 +30,7 @@ class Bottleneck(Struct, frozen=True):
 
 
 def bottleneck(now: RunView, before: RunView | None = None) -> Bottleneck | None:
-    """The stage that the others wait for. before: only the time since then is looked at. None while there is too little
+    """The stage that the others wait for. before: only the time since then counts. None while there is too little
     to see."""
     spent = _spent_since(now.stages, before)
     total = {name: each.total_s for name, each in spent.items()}

@@ -98,16 +98,14 @@ class Condition(Struct, frozen=True):
         self, value: float, step: str, error: ErrorView | None = None, usual: str = ""
     ) -> str:
         """`lag of orders is 7 min 3 s (lag > 5m)`. error: that ended the run. usual: what would be."""
+        measure, of = self.measure, f" of {step}" if step else ""
         if self.measure_name == "failed":
-            return f"the run failed: {error.message}" if error is not None else "the run failed"
-        of = f" of {step}" if step else ""
-        if self.measure.unit == "flag":
-            if self.measure_name == "degraded":
-                return f"what comes out{of} is degraded ({self.text})"
-            return f"the circuit breaker{of} holds calls back ({self.text})"
-        name = self.measure.name.replace("_", " ")
+            return f"{measure.words}: {error.message}" if error is not None else measure.words
+        if measure.unit == "flag":
+            return f"{measure.words.format(of=of)} ({self.text})"
+        name = measure.name.replace("_", " ")
         beside = f", and {usual} is usual" if usual else ""
-        return f"{name}{of} is {shown(value, self.measure.unit)}{beside} ({self.text})"
+        return f"{name}{of} is {shown(value, measure.unit)}{beside} ({self.text})"
 
 
 def parse_condition(text: str) -> Condition:

@@ -74,7 +74,7 @@ def ask(
             except (FileNotFoundError, ConnectionRefusedError) as error:
                 raise NotRunning from error
             except BlockingIOError as error:  # too many wait at the door
-                raise TimeoutError("nobody opens the door") from error
+                raise TimeoutError("the run does not open its door") from error
         connection.sendall(json.dumps({"ask": what, **more}).encode() + b"\n")
         with connection.makefile("rb") as lines:
             for line in lines:
@@ -135,7 +135,7 @@ class _Handler(socketserver.StreamRequestHandler):
                 self._refuse(SystemError_("the run has ended", code="E0607", help=help))
             except OSError:
                 raise
-            except Exception as error:  # the thread has nobody to tell except the caller
+            except Exception as error:  # only the caller can be told
                 message = f"the run cannot answer this question: {type(error).__name__}"
                 self._refuse(SystemError_(message, code="E0607", help="see dataflare logs"))
 

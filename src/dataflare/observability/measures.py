@@ -25,7 +25,8 @@ WINDOW_S = 60.0
 class Measure(Struct, frozen=True):
     """unit: of its values: seconds, bytes, a share of 1, a number, or 1 for true. read: by step. over: its value from
     what was read now, and what was read so many seconds before; None: it is what was read. grows: it counts since the run
-    began, and may be taken over a time. whole: a share that is of the whole run, where no time is given. is_total: of all steps together it is the sum."""
+    began, and may be taken over a time. whole: a share that is of the whole run, where no time is given. is_total: of all steps together it is the sum. words: of a
+    flag, what is said where it is true; '{of}' names the step."""
 
     name: str
     unit: Literal["duration", "size", "share", "number", "rate", "flag"]
@@ -35,6 +36,7 @@ class Measure(Struct, frozen=True):
     grows: bool = False
     whole: bool = False
     is_total: bool = False
+    words: str = ""
 
 
 def _steps(
@@ -167,12 +169,14 @@ def _all() -> Iterator[Measure]:
         "flag",
         "whether a step gives less than it should: an optional lookup, or `degrade`",
         _steps(lambda step: float(step.is_degraded is not None)),
+        words="what comes out{of} is degraded",
     )
     yield Measure(
         "breaker_open",
         "flag",
         "whether a circuit breaker holds calls back",
         _steps(lambda step: float(step.is_held_back)),
+        words="the circuit breaker{of} holds calls back",
     )
     yield Measure(
         "broken_share",
@@ -241,6 +245,7 @@ def _all() -> Iterator[Measure]:
         "flag",
         "whether the run has ended with an error",
         _run(lambda run: float(run.status == "failed")),
+        words="the run failed",
     )
     yield Measure(
         "memory", "size", "memory of the process", _run(lambda run: run.process.rss_bytes)

@@ -71,7 +71,7 @@ class Notice(Struct, frozen=True):
 
 
 class Notifier(BaseModel):
-    """base: the folder that relative paths of it start from."""
+    """Options of one notifier, and how it tells."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, defer_build=True, hide_input_in_errors=True
@@ -88,7 +88,8 @@ class Notifier(BaseModel):
         return str(getattr(self, "type"))  # noqa: B009 - each subclass has its own Literal
 
     def send(self, notice: Notice, base: Path, limit: Try | None = None) -> None:
-        """Tell it once. limit: by which another thread can end it; None: `timeout` alone does."""
+        """Tell it once. base: the folder that relative paths of it start from. limit: by which another thread can end it;
+        None: `timeout` alone does."""
         try:
             self._send(notice, base, limit or Try(self.timeout))
         except Overdue:
@@ -407,7 +408,7 @@ def _hang_up(connected: Any) -> None:
 
 
 def _secret_parts(url: str, headers: Mapping[str, str]) -> list[str]:
-    """What an answer may repeat and nobody may read: the path and the query of the address, and the headers; the longest
+    """What an answer may repeat and no log may show: the path and the query of the address, and the headers; the longest
     first."""
     from urllib.parse import unquote, unquote_plus, urlsplit
 

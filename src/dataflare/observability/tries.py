@@ -1,4 +1,4 @@
-"""One try to tell somebody of an alert: how long it may take, and a program that is started for it."""
+"""One try to tell of an alert: how long it may take, and a program that is started for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PIPES_S = 0.5
 
 
 class Overdue(Exception):
-    """The time of a try is over, or nobody waits for it any more."""
+    """The time of a try is over, or its answer is not waited for any more."""
 
 
 class Try(Struct):

@@ -179,7 +179,7 @@ class UsualJudge:
         for name, value in values.items():
             self._greatest[name] = max(value, self._greatest.get(name, 0.0))
         judged = self._compared(run.at, values)
-        if run.status in ("finished", "stopped", "failed"):
+        if run.has_ended:
             self._keep_greatest(run.at)
         return judged
 

@@ -15,6 +15,9 @@ from msgspec import Struct, field
 
 from dataflare.observability.times import Histogram, RuleCount, Spent
 
+GOES_ON = ("starting", "running", "restarting")
+"""The statuses of a run that has not ended."""
+
 
 class StepView(Struct):
     """Of a step, or of one stream of a source ('shop.orders'). kind: source, transformation, destination. rows: None
@@ -123,7 +126,7 @@ class ErrorView(Struct):
 
 
 class RunView(Struct):
-    """status: starting, running, restarting, stopping, finished, failed, stopped. at and started: seconds since 1970. restarts:
+    """status: starting, running or restarting; at the end that of its `RunResult`. at and started: seconds since 1970. restarts:
     attempts after the first one. bounded: whether its input has an end. message: the last notice. is_resumed: it goes on where
     an earlier run ended, and counts its own rows."""
 
@@ -146,6 +149,10 @@ class RunView(Struct):
     file: str | None = None
     failure: ErrorView | None = None
     is_resumed: bool = False
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status not in GOES_ON
 
     def lag_s(self, step: str) -> float | None:
         """How far the event time of a step is behind the clock, seconds; None if it has none."""

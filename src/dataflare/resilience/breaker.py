@@ -50,7 +50,7 @@ class Opened(Struct, frozen=True):
 
     @property
     def reason(self) -> str:
-        """In words: '6 of 10 calls failed'."""
+        """In words: 'of 10 calls 6 failed'."""
         if not self.calls:
             return "a trial call failed or was slow"
         parts = ((self.failed, "failed"), (self.slow, "were slow"))

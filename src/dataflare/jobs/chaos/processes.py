@@ -41,7 +41,7 @@ class Attempt(Struct, frozen=True):
 
 
 class Proxies:
-    """A proxy for each system, for all runs. environment: names and values of the variables that lead to them."""
+    """A proxy for each system, for all runs."""
 
     def __init__(self, targets: Sequence[tuple[str, int]], seed: int = 0) -> None:
         self._proxies = {
