@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from dataflare.cli import answers, common, human, tables, terminal
 from dataflare.errors import Blame
@@ -20,6 +22,14 @@ def check(
     sets: common.Sets = None,
     overlay: common.Overlays = None,
     env: common.Env = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="WHERE",
+            help="Look at the workers too, as for run --cluster WHERE: their versions, the shared folder, the network between them.",
+        ),
+    ] = None,
     json: common.Json = False,
 ) -> int:
     """Connect to every system of a workflow, with a timeout of 10 s each. Nothing is written."""
@@ -29,6 +39,10 @@ def check(
 
     check_file(workflow, inputs=False)
     systems = inspect(workflow)
+    if cluster is not None:
+        from dataflare.jobs.on_workers import found_at
+
+        systems = [*systems, found_at(workflow, common.home_of(file), cluster)]
     if json:
         value = {"workflow": workflow.name, "steps": [each.to_json() for each in systems]}
         answers.print_json(value, indent=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.cluster.link import Link, LinkLost
+from dataflare.cluster.meeting import leave_mark, take_marks, versions
 from dataflare.cluster.orders import (
     Address,
     Answer,
@@ -29,6 +30,8 @@ from dataflare.cluster.orders import (
     Finish,
     Go,
     Leave,
+    Meet,
+    Met,
     NoteHolding,
     Outfit,
     Report,
@@ -41,7 +44,7 @@ from dataflare.cluster.orders import (
     packed,
     unpacked,
 )
-from dataflare.cluster.placement import Placement, placed
+from dataflare.cluster.placement import Placement, neighbours, placed
 from dataflare.cluster.worker import WorkerServer
 from dataflare.engine.hosting import Hosted, TaskView
 from dataflare.engine.messages import Checkpoint, Committed, Deploy, Found, Opened
@@ -50,6 +53,7 @@ from dataflare.engine.taps import Taps
 from dataflare.errors import DataFlareError, InternalError
 from dataflare.observability.times import Spent, TaskClock
 from dataflare.sdk.runtime import current
+from dataflare.sdk.threads import completed, in_thread
 
 _CLOSE_S = 5.0
 
@@ -104,12 +108,12 @@ class Crew:
             lost = partial(self._lost, number)
             by_number[number] = _Hand(link, hosted, self._tell, lost)
             self._hands.append(by_number[number])
+        await self._meet(by_number, peers, name, neighbours(specs, where))
         members = [_Member(spec, by_number[where[spec.task]]) for spec in specs]
         for number, hand in by_number.items():
             hand.add([spec for spec in specs if where[spec.task] == number])
             hand.say(
                 Begin(
-                    name,
                     hosted.plan,
                     hosted.settings,
                     hosted.identity,
@@ -118,7 +122,6 @@ class Crew:
                     tuple(spec if where[spec.task] == number else _bare(spec) for spec in specs),
                     where,
                     number,
-                    tuple(peers),
                     hosted.metrics.kinds,
                     hosted.metrics.errors_max,
                     {n: (pace.rows_per_s, pace.bytes_per_s) for n, pace in hosted.paces.items()},
@@ -129,6 +132,30 @@ class Crew:
         hosted.sampling.on_change = self._thin
         await _all_or_first_error([hand.built for hand in self._hands])
         return members
+
+    async def _meet(
+        self,
+        hands: Mapping[int, _Hand],
+        peers: Sequence[Address],
+        name: str,
+        joins: Mapping[int, Collection[int]],
+    ) -> None:
+        """Make sure of what `meeting` says."""
+        store = self._hosted.store
+        assert isinstance(store, SharedStore)
+        mark = await in_thread(leave_mark, store.home, name)
+        workers = {number: hand.name for number, hand in hands.items()}
+        try:
+            for number, hand in hands.items():
+                others = tuple(sorted(joins[number]))
+                facts = versions(), store.home, mark
+                hand.say(Meet(name, number, hand.name, tuple(peers), others, *facts))
+            await _all_or_first_error([hand.met for hand in hands.values()])
+        except BaseException:
+            with contextlib.suppress(DataFlareError):
+                await completed(in_thread(take_marks, store.home, mark, workers))
+            raise
+        await in_thread(take_marks, store.home, mark, workers)
 
     async def _link(self, number: int, address: Address, name: str) -> Link:
         try:
@@ -193,7 +220,7 @@ class _Member:
 
 
 class _Hand:
-    """One worker of the crew. lost: called when it is gone, or does not answer. built: its tasks are there; ended: they have
+    """One worker of the crew. lost: called when it is gone, or does not answer. met: it is ready for tasks; built: its tasks are there; ended: they have
     ended, or failed. views and uncut: as it said last."""
 
     def __init__(self, link: Link, hosted: Hosted, tell: Tell, lost: Callable[[], None]) -> None:
@@ -209,6 +236,8 @@ class _Hand:
         self._asked: Checkpoint | None = None
         self._degraded: set[str] = set()
         self._answering: set[asyncio.Task[None]] = set()
+        self.name = link.peer
+        self.met: asyncio.Future[None] = loop.create_future()
         self.built: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
@@ -249,6 +278,11 @@ class _Hand:
     def _heard(self, message: bytes) -> None:
         order = unpacked(message)
         match order:
+            case Met():
+                if order.failed is None:
+                    _done(self.met)
+                else:
+                    _fail(self.met, order.failed)
             case Built():
                 _done(self.built)
             case Shared():
@@ -269,7 +303,7 @@ class _Hand:
             case Told():
                 self._tell(order.what, order.arguments)
             case Ended():
-                for future in (self.built, self.ended):
+                for future in (self.met, self.built, self.ended):
                     if order.failed is None:
                         _done(future)
                     else:
@@ -320,7 +354,7 @@ class _Hand:
         error = lost.exception() or InternalError("a worker has left the run before its end")
         if isinstance(error, LinkLost):
             self._on_lost()
-        for future in (self.built, self.ended):
+        for future in (self.met, self.built, self.ended):
             _fail(future, error)
         _done(self.closed)
 

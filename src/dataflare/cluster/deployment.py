@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.cluster.channels import Entry, RemoteChannel
-from dataflare.cluster.link import Link
+from dataflare.cluster.link import Link, LinkLost
+from dataflare.cluster.meeting import answer_mark, refuse_other_versions, unreached
 from dataflare.cluster.orders import (
     Answer,
     Ask,
@@ -28,6 +29,8 @@ from dataflare.cluster.orders import (
     Finish,
     Go,
     Leave,
+    Meet,
+    Met,
     NoteHolding,
     Report,
     Shared,
@@ -49,6 +52,7 @@ from dataflare.engine.pace import Pace
 from dataflare.engine.pool import SPARE_THREADS, ThreadPool
 from dataflare.engine.sampling import Sampling
 from dataflare.engine.task import Task
+from dataflare.errors import ConfigError, DataFlareError
 from dataflare.model.width import columns_bounded
 from dataflare.sdk.runtime import Runtime
 from dataflare.sdk.threads import completed, in_thread, own_threads
@@ -56,6 +60,9 @@ from dataflare.security.hidden import HiddenValues
 from dataflare.security.redact import Redactor
 
 _REPORT_S = 0.25
+_JOINED_S = 15.0
+"""So long another worker is waited for that makes the link."""
+T = TypeVar("T")
 
 Joined = Callable[[str, int], Awaitable[Link]]
 """The link that another worker of an attempt makes to this one."""
@@ -69,7 +76,9 @@ class Deployment:
     ) -> None:
         self._control, self._token, self._joined = control, token, joined
         self._runtime = runtime
-        self._begin: asyncio.Future[Begin] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._meet: asyncio.Future[Meet] = loop.create_future()
+        self._begin: asyncio.Future[Begin] = loop.create_future()
         self._go, self._finish = asyncio.Event(), asyncio.Event()
         self._tasks: dict[str, Task] = {}
         self._worker: Worker | None = None
@@ -84,9 +93,36 @@ class Deployment:
         """Take part in an attempt, until it is over."""
         self._control.on_message = self._heard
         self._control.lost.add_done_callback(lambda lost: self._finish.set())
-        begin = await self._first(self._begin)
-        if begin is None:
-            return
+        meet = await self._first(self._meet)
+        try:
+            begin = None
+            if meet is not None:
+                await self._meet_others(meet)
+                begin = await self._first(self._begin)
+            if begin is not None:
+                await self._inside(begin)
+        finally:
+            for link in self._links.values():
+                await completed(link.aclose())
+        if not self._control.lost.done():
+            self._say(Closed())
+            await self._control.aclose()
+
+    async def _meet_others(self, meet: Meet) -> None:
+        """Make sure of what `meeting` says, and tell the job."""
+        try:
+            refuse_other_versions(meet.versions, meet.worker)
+            mark = meet.folder, meet.mark, meet.name, meet.me, meet.worker
+            await in_thread(answer_mark, *mark)
+            for other in meet.joins:
+                self._links[other] = await self._link_to(meet, other)
+        except DataFlareError as error:
+            self._say(Met(error))
+        else:
+            self._say(Met())
+
+    async def _inside(self, begin: Begin) -> None:
+        """Take part inside of the run's context."""
         if self._runtime is not None:
             inside = self._runtime.joined()
         else:
@@ -98,16 +134,14 @@ class Deployment:
         with inside, bounded, tempfile.TemporaryDirectory(prefix="dataflare-worker-") as scratch:
             async with own_threads():
                 await self._take_part(begin, Path(scratch))
-        if not self._control.lost.done():
-            self._say(Closed())
-            await self._control.aclose()
 
-    async def _first(self, begin: asyncio.Future[Begin]) -> Begin | None:
+    async def _first(self, order: asyncio.Future[T]) -> T | None:
+        """An order of the job, or None when the attempt is over before it comes."""
         finished = asyncio.ensure_future(self._finish.wait())
-        waiting: set[asyncio.Future[Any]] = {begin, finished}
+        waiting: set[asyncio.Future[Any]] = {order, finished}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finished.cancel()
-        return begin.result() if begin.done() else None
+        return order.result() if order.done() else None
 
     async def _take_part(self, begin: Begin, scratch: Path) -> None:
         pool = ThreadPool(begin.settings.resources.threads + SPARE_THREADS)
@@ -126,15 +160,13 @@ class Deployment:
             await completed(asyncio.gather(living, return_exceptions=True))
             if self._worker is not None:
                 await completed(self._worker.aclose())
-            for link in self._links.values():
-                await completed(link.aclose())
             await completed(in_thread(pool.close, wait=True))
 
     async def _live(self, begin: Begin, pool: ThreadPool, scratch: Path) -> None:
         """Make the tasks, and let them run to their end."""
         here = {task for task, worker in begin.placed.items() if worker == begin.me}
-        for other in sorted(_neighbours(begin)):
-            self._links[other] = await self._link_to(begin, other, pool)
+        for link in self._links.values():
+            link.pool = pool
         metrics = JobMetrics(dict(begin.kinds))
         metrics.errors_max = dict(begin.errors_max)
         self._store = await in_thread(begin.outfit.store)
@@ -171,20 +203,30 @@ class Deployment:
                 each.cancel()
             await completed(asyncio.gather(*lives, reporting, return_exceptions=True))
 
-    async def _link_to(self, begin: Begin, other: int, pool: ThreadPool) -> Link:
+    async def _link_to(self, meet: Meet, other: int) -> Link:
         """The one connection to another worker. The one with the higher number makes it."""
-        if begin.me < other:
-            link = await self._joined(begin.name, other)
-            link.pool = pool
-            return link
-        me = f"data {begin.name} {begin.me}"
-        return await Link.connect(begin.peers[other], self._token, me, pool=pool)
+        address = meet.peers[other]
+        try:
+            if meet.me > other:
+                return await Link.connect(address, self._token, f"data {meet.name} {meet.me}")
+            async with asyncio.timeout(_JOINED_S):
+                return await self._joined(meet.name, other)
+        except TimeoutError:
+            raise unreached(meet.worker, address, "it has not called") from None
+        except LinkLost as error:
+            raise unreached(meet.worker, address, error.why) from error
 
     # -- from the job ------------------------------------------------------------------------------
 
     def _heard(self, message: bytes) -> None:
-        order = unpacked(message)
+        try:
+            order = unpacked(message)
+        except Exception as error:
+            self._begin.set_exception(_unread(error))
+            return
         match order:
+            case Meet():
+                self._meet.set_result(order)
             case Begin():
                 self._begin.set_result(order)
             case Go():
@@ -298,16 +340,12 @@ class _Ways:
             Entry(self._links[self._placed[sender]], number, channel)
 
 
-def _neighbours(begin: Begin) -> set[int]:
-    """The workers that this one exchanges rows with."""
-    found = set()
-    for spec in begin.specs:
-        reader = begin.placed[spec.task]
-        for inlet in spec.inlets:
-            writer = begin.placed[inlet.sender]
-            if begin.me in (reader, writer):
-                found.add(writer if reader == begin.me else reader)
-    return found - {begin.me}
+def _unread(error: Exception) -> ConfigError:
+    return ConfigError(
+        f"a worker cannot read its part of the plan: {type(error).__name__}: {error}",
+        code="E0436",
+        help="install the packages and modules of the workflow on every node of the cluster",
+    )
 
 
 def _paces(begin: Begin) -> dict[str, tuple[Pace, float]]:

@@ -48,7 +48,7 @@ class LinkLost(RunError):
     retry = Retry.LATER
 
     def __init__(self, me: str, peer: str, why: str) -> None:
-        self.peer = peer
+        self.peer, self.why = peer, why
         super().__init__(
             f"'{me}' has lost the connection to '{peer}': {why}",
             code="E0830",

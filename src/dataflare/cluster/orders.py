@@ -1,5 +1,7 @@
 """What a job and its workers tell each other, in the order of an attempt.
 
+    job to worker    Meet          compare versions, see the shared folder, join the other workers
+    worker to job    Met           done, or why not
     job to worker    Begin         make these tasks
     worker to job    Built         they are there, and joined to those of other workers
     job to worker    Go            let them run
@@ -72,12 +74,31 @@ class Outfit(Struct, frozen=True):
     base: Path
 
 
-class Begin(Struct, frozen=True):
-    """name: of the attempt, the same for all its workers. specs: all tasks of the plan; those of other workers without their state.
-    placed: by task, its worker. me: the worker that this is for; peers: the addresses of all. kinds: of the
-    steps, for their counts. rates: by step, of all its tasks together."""
+class Meet(Struct, frozen=True):
+    """name: of the attempt, the same for all its workers. me: the worker that this is for; worker: its name. peers: the addresses
+    of all; joins: those that it exchanges rows with. versions: of the job. folder and mark: see `meeting`."""
 
     name: str
+    me: int
+    worker: str
+    peers: tuple[Address, ...]
+    joins: tuple[int, ...]
+    versions: Mapping[str, str]
+    folder: Path
+    mark: str
+
+
+class Met(Struct, frozen=True):
+    """The worker is ready; failed: why it is not."""
+
+    failed: BaseException | None = None
+
+
+class Begin(Struct, frozen=True):
+    """specs: all tasks of the plan; those of other workers without their state.
+    placed: by task, its worker. me: the worker that this is for. kinds: of the
+    steps, for their counts. rates: by step, of all its tasks together."""
+
     plan: PhysicalPlan
     settings: Settings
     identity: Identity
@@ -86,7 +107,6 @@ class Begin(Struct, frozen=True):
     specs: tuple[Deploy, ...]
     placed: Mapping[str, int]
     me: int
-    peers: tuple[Address, ...]
     kinds: Mapping[str, str]
     errors_max: Mapping[str, int | float]
     rates: Mapping[str, Rate]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from dataflare.engine.messages import Deploy
@@ -15,6 +15,19 @@ def is_beside_job(spec: Deploy) -> bool:
     """Whether a task can only run in the process of its job."""
     ends = spec.stage.source, spec.stage.destination
     return any(end is not None and end.beside_job for end in ends)
+
+
+def neighbours(specs: Sequence[Deploy], where: Mapping[str, int]) -> dict[int, set[int]]:
+    """By worker, those that it exchanges rows with. where: as from `placed`."""
+    found: dict[int, set[int]] = {number: set() for number in where.values()}
+    for spec in specs:
+        reader = where[spec.task]
+        for inlet in spec.inlets:
+            writer = where[inlet.sender]
+            if reader != writer:
+                found[reader].add(writer)
+                found[writer].add(reader)
+    return found
 
 
 def placed(

@@ -5,6 +5,8 @@ The room `cluster` is imported when it is used: with the libraries that make its
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,8 +17,10 @@ from msgspec.structs import replace
 from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.engine.deploy import Worker, deployed
 from dataflare.engine.hosting import HostMaker
-from dataflare.errors import ConfigError
+from dataflare.errors import ConfigError, DataFlareError
 from dataflare.jobs.breakers import circuit_breakers, fallbacks
+from dataflare.jobs.inspect import Found
+from dataflare.jobs.lineage import storage_of
 from dataflare.planner import plan
 from dataflare.planner.retries import retry_policies
 from dataflare.resilience.retry import Retries
@@ -88,6 +92,27 @@ def placement_on(workflow: Workflow, home: Path, where: str) -> dict[str, Any]:
     workflow = _for_workers(workflow, workers)
     specs = deployed(plan(workflow, home=home).stages, None)
     return placement_view(specs, workers, workflow.settings.cluster.placement)
+
+
+def found_at(workflow: Workflow, home: Path, where: str) -> Found:
+    """Whether a run could begin on a cluster, as one of the workflow's systems."""
+    from dataflare.cluster.looking import look_at
+    from dataflare.cluster.on_ray import Place, RayWorkers
+
+    began = time.monotonic()
+    workers = RayWorkers(Place.of(where, workflow.settings.cluster))
+    facts: dict[str, str] = {}
+    error = None
+    try:
+        workers.start()
+        addresses = asyncio.run(look_at(workers, storage_of(workflow, home)))
+        facts["workers"] = str(len(addresses))
+        facts["nodes"] = str(len({host for host, _ in addresses}))
+    except DataFlareError as raised:
+        error = raised
+    finally:
+        workers.close()
+    return Found("cluster", "cluster", where, time.monotonic() - began, facts, error=error)
 
 
 def _for_workers(workflow: Workflow, workers: int) -> Workflow:

@@ -149,7 +149,14 @@ def test_the_log_gives_what_the_table_gives(typed: Any, type_: str, as_: str | N
     asyncio.run(source.look())
     followed = source.followed(None)
     following = source.log.following(
-        source.server, "in", [followed], {}, None, has_event_time=False, not_ranged={}
+        source.server,
+        "in",
+        [followed],
+        {},
+        None,
+        has_event_time=False,
+        not_ranged={},
+        new_tables=None,
     )
     decoders, number = Decoders(following), followed.table.oid
     try:
