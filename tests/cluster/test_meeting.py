@@ -74,7 +74,7 @@ def test_a_worker_of_another_version_is_found(
 
 
 def test_workers_that_cannot_reach_each_other_are_found(tmp_path: Path) -> None:
-    """The job is told another address of one of them, at which nobody listens."""
+    """The job is told another address of one of them, at which no worker listens."""
 
     workers = WorkerProcesses(2)
     try:
