@@ -30,3 +30,22 @@ def test_it_is_away_after_a_failure_and_back_after_three_tries_in_a_row():
     assert degraded == {}
     assert away.may_ask()
     assert away.may_ask()
+
+
+def test_a_try_that_says_nothing_of_the_system_lets_another_one_be_made():
+    now, degraded = [100.0], {}
+    away = Away("names", degraded, lambda: now[0])
+    assert away.may_ask()
+    away.given_up()
+    assert not away.is_away
+    away.failed("no connection")
+    now[0] += 2.0
+    for _ in range(2):
+        assert away.may_ask()
+        away.given_up()
+    assert away.is_away
+    for _ in range(3):
+        assert away.may_ask()
+        away.succeeded()
+    assert not away.is_away
+    assert degraded == {}

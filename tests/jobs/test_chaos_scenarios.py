@@ -53,7 +53,9 @@ def test_seeds_give_every_kind_of_fault() -> None:
     assert kinds == {"kill", "pause", "clock", "full", "fail", "slow", "cut", "hang", "delay"}
 
 
-@pytest.mark.parametrize("text", ["kill", "kill@", "burn@3", "kill@3y", "cut@3"])
+@pytest.mark.parametrize(
+    "text", ["kill", "kill@", "burn@3", "kill@3y", "cut@3", "fail@3s", "full@0.2s"]
+)
 def test_a_text_that_is_not_a_fault_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=text.split("@")[0]):
         faults_of(text)

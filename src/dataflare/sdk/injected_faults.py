@@ -41,6 +41,8 @@ COUNTED = {
     "kill": PLACES, "pause": PLACES, "clock": PLACES, "full": FILE_CALLS, "fail": CALLS, "slow": CALLS,
 }  # fmt: skip
 """By kind of fault that a process does to itself, what is counted for it."""
+OF_CALLS = ("full", "fail", "slow")
+"""Kinds that happen to a call, and so have its number and never a time."""
 OF_NETWORK = ("cut", "hang", "delay")
 """Kinds of faults that a proxy in front of a system does; all of them have a time."""
 _MEANING = {
@@ -92,6 +94,8 @@ def _fault(text: str) -> Fault:
     timed = form["timed"] is not None
     if form["kind"] in OF_NETWORK and not timed:
         raise ValueError(f"'{text}' needs a time: {form['kind']}@0.5s")
+    if timed and form["kind"] in OF_CALLS:
+        raise ValueError(f"'{text}' needs the number of a call: {form['kind']}@3")
     return Fault(
         form["kind"], float(form["at"]), timed, int(form["times"] or 1), float(form["seconds"] or 0)
     )
