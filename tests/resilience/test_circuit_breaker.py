@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from dataflare.errors import DataError, Retry, SystemError_
-from dataflare.resilience.breaker import CircuitBreaker, Opened
+from dataflare.resilience.breaker import CircuitBreaker, Left, Opened
+from dataflare.resilience.leaving import Leaving
+from dataflare.resilience.policy import RetryPolicy
+from dataflare.resilience.retry import Retried, Retrying
 from dataflare.testing import VirtualClock
 
 
@@ -266,5 +269,55 @@ def test_a_call_that_did_not_reach_the_system_closes_nothing() -> None:
         assert bench.breaker.is_open
         await bench.good()
         assert not bench.breaker.is_open
+
+    asyncio.run(main())
+
+
+def test_a_call_that_began_before_it_opened_says_nothing_about_now() -> None:
+    async def main() -> None:
+        bench = Bench()
+        go_on = asyncio.Event()
+        early = asyncio.ensure_future(bench.breaker.call(go_on.wait))
+        await settled()
+        await bench.open()
+        go_on.set()
+        await early
+        assert bench.breaker.is_open
+        assert bench.closed == 0
+
+    asyncio.run(main())
+
+
+def test_an_error_worth_retrying_counts_also_where_the_call_says_that_it_did_not_reach_the_system() -> (
+    None
+):
+    async def lost() -> None:
+        raise SystemError_("lost", code="E0607", retry=Retry.LATER)
+
+    async def main() -> None:
+        bench = Bench()
+        for _ in range(5):
+            with pytest.raises(SystemError_):
+                await bench.breaker.call(lost, is_counted=lambda: False)
+        assert bench.breaker.is_open
+
+    asyncio.run(main())
+
+
+def test_a_call_that_waits_while_the_run_stops_is_left_and_not_made_again() -> None:
+    async def main() -> None:
+        bench, leaving, told = Bench(), Leaving(), list[Retried]()
+        await bench.open()
+        before = bench.calls
+        policy = RetryPolicy(max_attempts=9, initial_backoff="0s")
+        retrying = Retrying(
+            "db", policy, breaker=bench.breaker, on_retry=told.append, leaving=leaving
+        )
+        leaving.begin()
+        with pytest.raises(Left) as left:
+            await retrying.call(bench.good)
+        assert "attempt" not in left.value.message
+        assert told == []
+        assert bench.calls == before
 
     asyncio.run(main())
