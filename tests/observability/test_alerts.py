@@ -249,3 +249,26 @@ def test_every_measure_can_be_compared_and_shown(name: str) -> None:
         "degraded": "what comes out of a is degraded",
     }
     assert event.message.startswith(begin.get(name, name.replace("_", " ")))
+
+
+@pytest.mark.parametrize(("apart_s", "told"), [(200, 5), (400, 6)])
+def test_a_rule_that_fires_now_and_then_is_resolved_at_once_each_time(
+    apart_s: int, told: int
+) -> None:
+    alerts = Alerts([rule("lag > 5m")])
+    views = []
+    for number in range(3):
+        views += [late(number * apart_s, 400), late(number * apart_s + 1, 0)]
+    assert len(looked(alerts, *views)) == told, "the third within ten minutes stays"
+
+
+def test_a_step_that_has_ended_is_as_fresh_as_it_will_be() -> None:
+    alerts = Alerts([rule("freshness > 1m")])
+    assert not looked(alerts, view(100, a={"last_row_at": START, "is_done": True}))
+    assert looked(alerts, view(100, a={"last_row_at": START})) == [(100, "firing")]
+
+
+@pytest.mark.parametrize("when", ["busy > 150%", "busy > 1.5"])
+def test_a_share_above_one_is_refused(when: str) -> None:
+    with pytest.raises(ValueError, match="'busy' is a share: at most 100% or 1"):
+        parse_condition(when)

@@ -93,3 +93,10 @@ destinations: {out: {type: blackhole, inputs: [g]}}
     result = run(load_text(workflow, base=tmp_path), RunOptions(tmp_path / "home"))
     assert result.times["g"]["waiting_s"] > result.times["g"]["busy_s"]
     assert result.slowest is None
+
+
+def test_a_step_that_lived_long_before_is_judged_by_its_last_moments() -> None:
+    before = view(("read", 90, 0, 0), ("write", 1, 9, 0))
+    found = bottleneck(view(("read", 91, 0, 0), ("write", 10.8, 9.2, 0)), before)
+    assert found is not None
+    assert found.stage == "write"

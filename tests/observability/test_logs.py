@@ -136,3 +136,11 @@ def test_a_log_that_cannot_be_written_is_told_once_and_the_run_goes_on(tmp_path:
     with (logger := RunLogger("w", "R1", hide)).writing(other, told.append):
         logger.log("info", "run", "a")
     assert told[1:] == ["no log of this run is written: File exists"]
+
+
+def test_a_log_is_for_its_owner_alone(tmp_path: Path) -> None:
+    with (logger := RunLogger("w", "R1", hide)).writing(tmp_path, refuse):
+        logger.log("info", "run", "a")
+    folder = tmp_path / FOLDER
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "R1.ndjson").stat().st_mode & 0o777 == 0o600

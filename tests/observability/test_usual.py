@@ -153,3 +153,23 @@ def test_two_rules_share_what_was_seen() -> None:
 def test_what_cannot_be_usual_is_refused(when: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse_condition(when)
+
+
+def test_of_few_values_the_range_is_wider() -> None:
+    widths = []
+    for times in (1, 4):
+        values = [1000.0, 1100.0, 900.0, 1000.0] * times
+        seen = [Seen(MONDAY + week * 7 * DAY, value) for week, value in enumerate(values)]
+        found = usual_range(seen, MONDAY + 20 * 7 * DAY, "number")
+        assert isinstance(found, Range)
+        widths.append(found.high - found.low)
+    assert widths[0] > 1.5 * widths[1]
+
+
+def test_the_oldest_values_of_an_hour_are_given_up() -> None:
+    history = History()
+    for week in range(30):
+        history.add("rows  ", Seen(MONDAY + week * 7 * DAY, float(week)))
+        history.add("rows  ", Seen(MONDAY + week * 7 * DAY + HOUR, float(week)))
+    values = [each.value for each in history.of("rows  ")]
+    assert values == [float(week) for week in range(6, 30) for _ in range(2)]
