@@ -11,6 +11,7 @@ import duckdb
 import pytest
 from cdc_workload import COLUMNS, statements
 from mirrored_shop import Shop, mirror
+from pieces_kit import send_in_pieces, streamed
 from postgres_kit import Database
 from random_writers import Writers
 
@@ -44,6 +45,7 @@ POINTS = [
     "postgres.commit.before_commit:2",
     "postgres.commit.after_commit:2",
 ]
+PIECES = ["postgres.cdc.after_piece:2", "postgres.cdc.after_piece:40", "postgres.cdc.after_block:3"]
 CHECK = "select id, part, name, body from copied order by id, part"
 
 
@@ -58,9 +60,10 @@ def check(database: Database, folder: Path) -> None:
 
 
 def mirror_table(
-    database: Database, folder: Path, seed: int, kills: int, *, is_whole: bool = True
-) -> None:
-    """is_whole: the log has rows as they were; else it lacks large values that did not change."""
+    database: Database, folder: Path, seed: int, kills: int, *, is_whole: bool = True, in_pieces: bool = False,
+) -> None:  # fmt: skip
+    """is_whole: the log has rows as they were; else it lacks large values that did not change. in_pieces: the server sends
+    transactions while they run."""
     rng = random.Random(seed)
     database.execute(f"create table t ({COLUMNS}, primary key (id, part))")
     written = statements(database.dsn, "truncate t")
@@ -69,10 +72,14 @@ def mirror_table(
     else:
         database.execute("alter table t alter body set storage external")
         written = written._replace(moved=", body = body || ''")
+    if in_pieces:
+        send_in_pieces(database, by_trigger="t")
     writers = Writers(written, rng)
     # A first slot waits for transactions that are open, so writing begins behind it.
-    mirror(Shop(database.dsn, folder, WORKFLOW), writers, rng, POINTS, kills, first_alone=True)
+    points = PIECES if in_pieces else POINTS
+    mirror(Shop(database.dsn, folder, WORKFLOW), writers, rng, points, kills, first_alone=True)
     check(database, folder)
+    assert not in_pieces or streamed(database)[0]
 
 
 def mirror_tables(database: Database, folder: Path, seed: int, kills: int) -> None:
@@ -111,6 +118,12 @@ def test_a_killed_run_keeps_large_values(logical: Database, tmp_path: Path) -> N
     mirror_table(logical, tmp_path, 3, 3, is_whole=False)
 
 
+def test_a_run_that_is_killed_inside_of_transactions_mirrors_the_table(
+    logical: Database, tmp_path: Path
+) -> None:
+    mirror_table(logical, tmp_path, 4, 4, in_pieces=True)
+
+
 def test_a_server_that_is_killed_under_a_run(logical: Database, tmp_path: Path) -> None:
     shop = Shop(logical.dsn, tmp_path, WORKFLOW)
     logical.execute(
@@ -136,7 +149,7 @@ def test_a_server_that_is_killed_under_a_run(logical: Database, tmp_path: Path) 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(2, 42))
 def test_many_killed_runs_mirror_the_table(logical: Database, tmp_path: Path, seed: int) -> None:
-    mirror_table(logical, tmp_path, seed, 8, is_whole=bool(seed % 2))
+    mirror_table(logical, tmp_path, seed, 8, is_whole=bool(seed % 2), in_pieces=seed % 4 > 1)
 
 
 @pytest.mark.soak

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cdc_kit import source
 from cdc_workload import COLUMNS, statements
+from pieces_kit import send_in_pieces, streamed
 from postgres_kit import Database
 from random_writers import Writers
 from streams_law import Mirror
@@ -82,10 +83,23 @@ async def follow(database: Database, rng: random.Random, *, whole: bool) -> None
 @pytest.mark.parametrize("identity", ["full", "key"])
 @pytest.mark.parametrize("seed", range(4))
 def test_each_change_finds_its_row(logical: Database, seed: int, identity: str) -> None:
+    law(logical, seed, identity)
+
+
+@pytest.mark.parametrize("seed", range(4, 7))
+def test_each_change_that_comes_in_pieces_finds_its_row(logical: Database, seed: int) -> None:
+    (logical.folder / "shop").mkdir()
+    law(logical, seed, "full" if seed % 2 else "key", in_pieces=True)
+    assert streamed(logical)[0]
+
+
+def law(logical: Database, seed: int, identity: str, *, in_pieces: bool = False) -> None:
     logical.execute(f"create table t ({COLUMNS}, primary key (id, part))")
     if identity == "full":
         logical.execute("alter table t replica identity full")
     else:
         # Without whole rows in the log, no value may be left out.
         logical.execute("alter table t alter body set storage main")
+    if in_pieces:
+        send_in_pieces(logical, by_trigger="t")
     asyncio.run(follow(logical, random.Random(f"{seed} {identity}"), whole=identity == "full"))

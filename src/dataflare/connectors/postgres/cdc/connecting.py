@@ -36,13 +36,14 @@ def connected(following: Following, names: Names) -> Replication:
 
 
 def begin(
-    replication: Replication, db: Connection, names: Names, lsn: int, is_closed: Callable[[], bool]
-) -> None:
+    replication: Replication, db: Connection, names: Names, lsn: int, is_closed: Callable[[], bool],
+    *, in_pieces: bool,
+) -> None:  # fmt: skip
     """Raises psycopg's errors."""
     end = time.monotonic() + _TAKEN_S
     while True:
         try:
-            replication.start(names.slot, names.publication, lsn)
+            replication.start(names.slot, names.publication, lsn, in_pieces=in_pieces)
             return
         except psycopg.errors.ObjectInUse as error:
             if time.monotonic() > end or is_closed():

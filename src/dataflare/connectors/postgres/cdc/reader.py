@@ -28,6 +28,7 @@ from dataflare.connectors.postgres.cdc.resyncing import Resyncs, truncation
 from dataflare.connectors.postgres.cdc.server_time import ServerTime
 from dataflare.connectors.postgres.cdc.snapshot import HeldSnapshot, Waiting
 from dataflare.connectors.postgres.cdc.table_now import Files, as_it_is, unread_table
+from dataflare.connectors.postgres.cdc.uncommitted import Uncommitted
 from dataflare.connectors.postgres.cdc.wire import Replication
 from dataflare.connectors.postgres.errors import postgres_errors
 from dataflare.errors import DataFlareError, Retry
@@ -63,6 +64,7 @@ class ChangeReader(LogReader[Place]):
         self._resyncs = Resyncs(following.folder, following.tables, self.warnings)
         self._ranges = Ranges(following, self.warnings)
         self._replication: Replication | None = None
+        self._uncommitted: Uncommitted | None = None
         self._assembler: Assembler | None = None
         self._decoders: Decoders | None = None
         self._reached = 0
@@ -96,11 +98,14 @@ class ChangeReader(LogReader[Place]):
             if self._has_ended():
                 raise EndOfSplit
             is_idle = await in_thread(self._locked, self._pull, rows_max)
-            if is_idle and not self._queue and self._problem is None and not self._has_ended():
-                if self._time is not None and self._time.is_due:
-                    await in_thread(self._locked, self._ask_time)
-                if self._should_move():
-                    return self._moved()
+            if self._queue or self._problem is not None or self._has_ended():
+                continue
+            # A transaction that has not ended may come for long, with no rows to give.
+            if self._time is not None and self._time.is_due:
+                await in_thread(self._locked, self._ask_time)
+            if not self._is_inside and self._should_move():
+                return self._moved()
+            if is_idle:
                 await self._wait()
 
     @property
@@ -134,7 +139,7 @@ class ChangeReader(LogReader[Place]):
         if self._replication is not None:
             self._confirmed.leave(self._replication)
             self._replication.close()
-        for held in (self._snapshot, self._decoders, self._ranges):
+        for held in (self._snapshot, self._uncommitted, self._decoders, self._ranges):
             if held is not None:
                 held.close()
 
@@ -206,10 +211,14 @@ class ChangeReader(LogReader[Place]):
         replication, names = self._replication, self._following.names
         assert replication is not None
         assert names is not None
-        begin(replication, db, names, place.lsn, lambda: self._closed)
+        folder = self._following.folder
+        # Pieces need room on this machine. A task elsewhere has none of the state's folder.
+        in_pieces = replication.can_send_pieces and folder is not None and folder.is_dir()
+        begin(replication, db, names, place.lsn, lambda: self._closed, in_pieces=in_pieces)
         self._confirmed.join(replication)
         timed = any(table.facts for table in self._following.tables.values())
         self._assembler = Assembler(place.lsn, timed=timed)
+        self._uncommitted = Uncommitted(folder)
         self._decoders = Decoders(self._following)
         self._reached = place.lsn
 
@@ -314,14 +323,19 @@ class ChangeReader(LogReader[Place]):
     def _pull(self, rows_max: int) -> bool:
         """Take what has come. Whether there is nothing more now."""
         replication, assembler, place = self._replication, self._assembler, self._place
+        uncommitted, is_idle = self._uncommitted, False
         assert replication is not None
         assert assembler is not None
+        assert uncommitted is not None
         assert place is not None
         # Each message may be an update of two rows.
         most = max(1, rows_max // 2)
         hold_s = self.hold_s if self._following.until is None else max(self.hold_s, _BOUNDED_HOLD_S)
-        received = replication.receive(most, _BYTES, hold_s)
-        events = assembler.add(received.messages)
+        if not uncommitted.has_more:
+            received = replication.receive(most, _BYTES, hold_s)
+            uncommitted.add(received)
+            is_idle = not received.messages
+        events = assembler.add(uncommitted.take())
         if assembler.held >= most:
             events += assembler.give_most()
         for event in events:
@@ -330,13 +344,13 @@ class ChangeReader(LogReader[Place]):
                     place = self._take(event, place, most)
                 except DataFlareError as error:
                     self._problem = error.at(step=self._following.step)
-        if not assembler.is_open and self._problem is None:
-            self._reached = max(self._reached, place.lsn, received.end)
+        if not assembler.is_open and not uncommitted.has_more and self._problem is None:
+            self._reached = max(self._reached, place.lsn, uncommitted.reached)
             if not self._queue and self._following.until is not None:
                 place = place.moved(self._reached)
         if not self._queue:
             self._place = place
-        return not received.messages
+        return is_idle
 
     def _take(self, event: Event, place: Place, most: int) -> Place:
         """The place behind what came."""

@@ -36,6 +36,8 @@ _SILENT_S = 120.0
 """A server that sends nothing for so long, not even an answer to those rounds, is gone. It gives up a reader after 60."""
 _BUSY_S = 0.1
 """How long changes are gathered while more of them come."""
+_PIECES_SINCE = 140_000
+"""The first version of the server that sends transactions in pieces."""
 _STATUS = struct.Struct(">cQQQqB")
 _KEEPALIVE = struct.Struct(">cQqB")
 _DATA_HEAD = 25
@@ -100,13 +102,20 @@ class Replication:
                 for at in range(result.nfields)
             }
 
-    def start(self, slot: str, publication: str, lsn: int) -> None:
-        """Begin to stream behind a position. Raises psycopg's errors."""
+    @property
+    def can_send_pieces(self) -> bool:
+        """Whether the server can send large transactions while they run."""
+        return self._connection.info.server_version >= _PIECES_SINCE
+
+    def start(self, slot: str, publication: str, lsn: int, *, in_pieces: bool = False) -> None:
+        """Begin to stream behind a position. in_pieces: large transactions are sent while they run, see `uncommitted`. Raises
+        psycopg's errors."""
         name = publication.replace("'", "''").replace('"', '""')
+        version = "proto_version '2', streaming 'on'" if in_pieces else "proto_version '1'"
         with self._lock:
             result = self._low.exec_(
                 f'START_REPLICATION SLOT "{slot}" LOGICAL {lsn_text(lsn)} '
-                f"(proto_version '1', publication_names '\"{name}\"')".encode()
+                f"({version}, publication_names '\"{name}\"')".encode()
             )
             if result.status != ExecStatus.COPY_BOTH:
                 raise psycopg.errors.error_from_result(result, encoding="utf-8")
