@@ -8,10 +8,12 @@ import sqlite3
 from pathlib import Path
 
 import duckdb
+import psycopg
 import pytest
+from cdc_kit import is_following
 from cdc_workload import COLUMNS, statements
 from mirrored_shop import Shop, mirror
-from pieces_kit import send_in_pieces, streamed
+from pieces_kit import NOISE, send_in_pieces, streamed
 from postgres_kit import Database
 from random_writers import Writers
 
@@ -122,6 +124,39 @@ def test_a_run_that_is_killed_inside_of_transactions_mirrors_the_table(
     logical: Database, tmp_path: Path
 ) -> None:
     mirror_table(logical, tmp_path, 4, 4, in_pieces=True)
+
+
+def test_a_run_that_is_killed_in_the_middle_of_a_transaction(
+    logical: Database, tmp_path: Path
+) -> None:
+    shop = Shop(logical.dsn, tmp_path, WORKFLOW)
+    send_in_pieces(logical)
+    logical.execute(
+        f"create table t ({COLUMNS}, primary key (id, part))",
+        "insert into t values (1, 'a', 'n', 'b')",
+    )
+    shop.settle()
+    with psycopg.connect(logical.dsn) as writer:
+        process, at = shop.start("streaming", "postgres.cdc.after_piece:3"), 1
+        while not is_following(logical):
+            assert process.poll() is None, process.communicate()
+        while process.poll() is None:
+            at += 1
+            writer.execute("insert into t values (%s, 'a', 'n', 'b')", (at,))
+            writer.execute(NOISE)
+            if at % 5 == 0:
+                writer.execute(f"savepoint s{at}")
+                writer.execute("insert into t values (%s, 'b', 'gone', 'b')", (at,))
+                writer.execute(NOISE)
+                writer.execute(f"rollback to savepoint s{at}")
+            logical.execute(f"insert into t values ({at}, 'c', 'small', 'b')")
+        assert process.returncode == -signal.SIGKILL, process.communicate()
+        writer.execute("update t set name = 'new' where id = 1")
+    process = shop.start("streaming", "postgres.cdc.after_block:2")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, errors
+    shop.settle()
+    check(logical, tmp_path)
 
 
 def test_a_server_that_is_killed_under_a_run(logical: Database, tmp_path: Path) -> None:
