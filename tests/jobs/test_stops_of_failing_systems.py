@@ -151,3 +151,28 @@ destinations:
         result, _ = stopped(text, tmp_path, "trying again in")
     assert (result.status, result.error) == ("interrupted", None)
     assert not any("without a last checkpoint" in each for each in result.warnings)
+
+
+def test_a_stop_does_not_wait_for_the_breaker_of_a_writer_that_does_not_resume(
+    tmp_path: Path,
+) -> None:
+    """All its calls are slow, so its breaker opens while the writer lives, and the next call waits."""
+    text = """\
+name: stopped
+settings: {parallelism: 1, checkpoint: {interval: 1h}}
+sources:
+  rows: {type: generate, config: {columns: {n: {sequence: 0}}, rows: 400, rate: 200/s}}
+destinations:
+  out:
+    type: memory
+    inputs: [rows]
+    config: {name: breaker_of_a_stop}
+    error_handling: {circuit_breaker: BREAKER}
+"""
+    breaker = "{failure_rate: 0.1, window: 60s, slow_call: 1us, recovery: 1h}"
+    result, seconds = stopped(text.replace("BREAKER", breaker), tmp_path, "none is made for")
+    assert result.status == "interrupted"
+    assert any("stopped without a last checkpoint after E0615" in each for each in result.warnings)
+    assert seconds < 30, "the breaker stays open for an hour"
+    again = run(load_text(text.replace("BREAKER", "null"), base=tmp_path), RunOptions(tmp_path))
+    assert (again.status, again.steps["out"]["rows_out"]) == ("finished", 400)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dataflare.errors import DataError, Retry, SystemError_
-from dataflare.resilience.breaker import CircuitBreaker, Left, Opened
+from dataflare.resilience.breaker import CircuitBreaker, HeldBack, Left, Opened
 from dataflare.resilience.leaving import Leaving
 from dataflare.resilience.policy import RetryPolicy
 from dataflare.resilience.retry import Retried, Retrying
@@ -321,3 +321,38 @@ def test_a_call_that_waits_while_the_run_stops_is_left_and_not_made_again() -> N
         assert bench.calls == before
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_no_call_waits_for_the_breaker_of_a_run_that_stops(once: bool) -> None:
+    async def scenario() -> None:
+        bench, leaving = Bench(), Leaving()
+        await bench.open()
+        retrying = Retrying("orders", breaker=bench.breaker, leaving=leaving)
+        made = retrying.once if once else retrying.call
+        left = asyncio.ensure_future(made(_nothing))
+        inside = asyncio.ensure_future(made(_nothing, is_left=False))
+        await settled()
+        assert not left.done()
+        leaving.begin()
+        with pytest.raises(Left, match="the circuit breaker of step 'orders' is open"):
+            await left
+        assert not inside.done(), "it is awaited by the stop: the breaker decides"
+        bench.clock.advance(30)
+        await inside
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_is_made_once_may_refuse_to_wait() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        await bench.open()
+        with pytest.raises(HeldBack):
+            await Retrying("orders", breaker=bench.breaker).once(_nothing, waits=False)
+
+    asyncio.run(scenario())
+
+
+async def _nothing() -> None:
+    pass

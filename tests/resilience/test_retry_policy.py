@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from dataflare.errors import DataError, DataFlareError, Retry, SystemError_
+from dataflare.jobs.task_scheduler import Retries
+from dataflare.resilience.backoff import backoff_s
 from dataflare.resilience.retry import Retried, Retrying, RetryPolicy
 from dataflare.workflow.settings import ErrorHandling
 
@@ -18,27 +21,40 @@ def lost(after_s: float | None = None) -> SystemError_:
 
 
 class Calls:
-    """A system that fails as often as told, a clock that only notes how long one waits."""
+    """A system that fails as often as told, on a made clock: a call takes `takes_s`, and a wait its time."""
 
-    def __init__(self, *failures: DataFlareError) -> None:
+    def __init__(self, *failures: DataFlareError, takes_s: float = 0.0) -> None:
         self.failures, self.made = list(failures), 0
+        self.now_s, self.takes_s = 100.0, takes_s
         self.waits: list[float] = []
         self.said: list[Retried] = []
 
     async def call(self) -> str:
         self.made += 1
+        self.now_s += self.takes_s
         if self.failures:
             raise self.failures.pop(0)
         return "done"
 
     async def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
+        self.now_s += seconds
 
-    def run(self, policy: RetryPolicy | None) -> str:
+    def run(
+        self,
+        policy: RetryPolicy | None,
+        progress: Callable[[], int] = lambda: 0,
+        chance: Callable[[], float] = lambda: 0.0,
+    ) -> str:
         retrying = Retrying(
-            "orders", policy, on_retry=self.said.append, sleep=self.sleep, chance=lambda: 0.0
+            "orders",
+            policy,
+            on_retry=self.said.append,
+            sleep=self.sleep,
+            chance=chance,
+            clock=lambda: self.now_s,
         )
-        return asyncio.run(retrying.call(self.call))
+        return asyncio.run(retrying.call(self.call, progress))
 
 
 def test_a_call_is_made_again_after_growing_waits() -> None:
@@ -70,6 +86,40 @@ def test_no_try_begins_after_the_time_that_all_may_take() -> None:
     with pytest.raises(SystemError_, match=r"after 1 attempt\)"):
         calls.run(RetryPolicy(max_elapsed="8s", **STEADY))
     assert calls.waits == []
+
+
+def test_the_time_that_all_may_take_has_the_first_call_in_it() -> None:
+    calls = Calls(*(lost() for _ in range(9)), takes_s=5.0)
+    policy = RetryPolicy(max_attempts=100, max_elapsed="12s", **STEADY)
+    with pytest.raises(SystemError_, match=r"it is gone \(after 2 attempts\)"):
+        calls.run(policy)
+    assert calls.waits == [1.0], "11 s are gone, and the next wait is 2 s"
+
+
+def test_progress_does_not_begin_the_time_again() -> None:
+    calls = Calls(*(lost() for _ in range(99)), takes_s=5.0)
+    policy = RetryPolicy(max_attempts=2, max_elapsed="20s", **STEADY)
+    with pytest.raises(SystemError_):
+        calls.run(policy, lambda: calls.made)
+    assert (calls.made, calls.waits) == (4, [1.0] * 3), "23 s are gone"
+
+
+def test_a_wait_that_is_judged_is_the_one_that_follows() -> None:
+    """Its jitter is drawn once: a second draw might let a try begin too late."""
+    drawn = [0.0, 1.0]
+    calls = Calls(lost(), lost())
+    policy = RetryPolicy(max_attempts=9, max_elapsed="9s", initial_backoff="10s", jitter=0.5)
+    with pytest.raises(SystemError_, match=r"after 1 attempt\)"):
+        calls.run(policy, chance=lambda: drawn.pop(0))
+    assert (calls.waits, drawn) == ([], [1.0])
+
+
+@pytest.mark.parametrize("failures", [1, 2, 7, 1_025, 10**9])
+def test_any_number_of_failures_has_a_wait(failures: int) -> None:
+    assert backoff_s(1.0, 60.0, failures) == min(60.0, 2.0 ** min(failures - 1, 10))
+    assert backoff_s(0.0, 60.0, failures) == 0.0
+    assert RetryPolicy(jitter=0.0).wait_s(failures) == backoff_s(1.0, 60.0, failures)
+    assert Retries(wait_s=1.0).after(failures) == backoff_s(1.0, 60.0, failures)
 
 
 def test_what_will_not_be_better_later_is_not_tried_again() -> None:

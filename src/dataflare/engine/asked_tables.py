@@ -178,7 +178,8 @@ class AskedTable:
         self, keys: pl.DataFrame, *, waits: bool = True, once: bool = False
     ) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
         ask = partial(self._asking, keys)
-        call = self._retrying.once(ask) if once else self._retrying.call(ask, waits=waits)
+        made = self._retrying.once if once else self._retrying.call
+        call = made(ask, waits=waits)
         asking = asyncio.run_coroutine_threadsafe(call, self._loop)
         while True:
             try:

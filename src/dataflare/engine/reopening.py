@@ -66,18 +66,22 @@ class ReopeningReader:
     async def read_batch(self, rows_max: int) -> SharedDataBatch:
         """As `SplitReader.read_batch`."""
         if self._is_last:
-            return await self._retrying.once(partial(self._batch, rows_max), timed=self._timed)
+            return await self._once(partial(self._batch, rows_max))
         return await self._retried(partial(self._batch, rows_max))
 
     async def read_chunk(self, bytes_max: int | None = None) -> Chunk:
         """As `ChunkReader.read_chunk`, with its `bytes_max`."""
         if self._is_last:
-            return await self._retrying.once(partial(self._chunk, bytes_max), timed=self._timed)
+            return await self._once(partial(self._chunk, bytes_max))
         return await self._retried(partial(self._chunk, bytes_max))
 
     async def _retried(self, read: Callable[[], Awaitable[T]]) -> T:
         """A run that stops cuts where the reader stands, except inside a transaction: there it waits for the call."""
         return await self._retrying.call(read, timed=self._timed, is_left=self._inside)
+
+    async def _once(self, read: Callable[[], Awaitable[T]]) -> T:
+        """As `_retried`, without another attempt."""
+        return await self._retrying.once(read, timed=self._timed, is_left=self._inside)
 
     async def aclose(self) -> None:
         reader, self._reader = self._reader, None

@@ -64,6 +64,7 @@ from dataflare.jobs.watching import Watch
 from dataflare.model.new_fields import Columns, FieldsAppeared
 from dataflare.model.new_tables import TablesAppeared
 from dataflare.planner import Plan, plan_async
+from dataflare.resilience.backoff import backoff_s
 from dataflare.resilience.policy import AFTER_MAX_S
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer
@@ -286,7 +287,7 @@ class _Run:
                 failures = [t for t in failures if now - t < policy.window] + [now]
                 if error.retry is Retry.NEVER or len(failures) > policy.attempts:
                     return "failed", error, None
-                delay = min(policy.max_delay, policy.delay * 2 ** (len(failures) - 1))
+                delay = backoff_s(policy.delay, policy.max_delay, len(failures))
                 delay = max(delay, min(error.retry_after_s or 0.0, AFTER_MAX_S))
                 self.watch.restarting(error, delay)
                 if await happens_within(self.stop, delay):

@@ -18,6 +18,8 @@ from typing import Any, Literal
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from dataflare.resilience.backoff import backoff_s
+
 State = Literal["waiting", "running", "done", "cancelled", "set_aside"]
 FINAL: tuple[State, ...] = ("done", "cancelled", "set_aside")
 
@@ -32,7 +34,7 @@ class Retries(Struct, frozen=True):
 
     def after(self, attempt: int) -> float:
         """The wait after an attempt has failed, from 1."""
-        return min(self.wait_max_s, self.wait_s * 2.0 ** min(attempt - 1, 64))
+        return backoff_s(self.wait_s, self.wait_max_s, attempt)
 
 
 class Task(Struct, frozen=True):

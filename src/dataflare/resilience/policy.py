@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from dataflare.model.units import Duration
+from dataflare.resilience.backoff import backoff_s
 
 AFTER_MAX_S = 300.0
 """The longest wait that a system may ask for. If it asks for more, the error is final."""
@@ -69,12 +70,9 @@ class RetryPolicy(BaseModel):
 
         chance: in [0, 1); the wait is shorter by this part of `jitter`.
         """
-        try:
-            factor = {
-                "fixed": 1.0,
-                "linear": float(attempt),
-                "exponential": self.multiplier ** (attempt - 1),
-            }[self.backoff]
-        except OverflowError:
-            factor = float("inf") if self.initial_backoff else 0.0
-        return min(self.max_backoff, self.initial_backoff * factor) * (1 - self.jitter * chance)
+        first_s, most_s = self.initial_backoff, self.max_backoff
+        if self.backoff == "exponential":
+            wait_s = backoff_s(first_s, most_s, attempt, self.multiplier)
+        else:
+            wait_s = min(most_s, first_s * (attempt if self.backoff == "linear" else 1))
+        return wait_s * (1 - self.jitter * chance)

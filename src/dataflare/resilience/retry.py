@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -51,7 +52,8 @@ class Retrying:
 
     breaker: each attempt goes through it. fallback: what the step does while it is open. on_retry: called before each retry. sleep and chance: the wait
     of the clock and a random number in [0, 1); tests replace them. waiting: entered, with the step, while an attempt is made. A system that says when to retry
-    (`retry_after_s`) gets the default policy if the step has none. leaving: cuts the waits when the run stops.
+    (`retry_after_s`) gets the default policy if the step has none. leaving: cuts the waits when the run stops. clock: in seconds, for
+    `max_elapsed`.
     """
 
     def __init__(
@@ -66,9 +68,10 @@ class Retrying:
         chance: Callable[[], float] = random.random,
         waiting: Waiting | None = None,
         leaving: Leaving | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.step, self.policy, self._breaker = step, policy, breaker
-        self._leaving = leaving
+        self._leaving, self._clock = leaving, clock
         self._on_retry, self._sleep, self._chance = on_retry, sleep, chance
         self.fallback, self._waiting = fallback, waiting
 
@@ -87,22 +90,15 @@ class Retrying:
         attempts without progress are counted. timed, is_counted and waits: see
         `CircuitBreaker.call`. is_left: whether a run that stops waits for the call, so that its waits are cut then."""
         leaving = self._leaving if is_left else None
-        if injected_faults.ACTIVE is not None:
-            attempt = injected_faults.ACTIVE.calling(attempt, self.step)
-        if LIVE.get() is not None:
-            attempt = called(f"call {self.step}", attempt, {"step": self.step})
-        if self._breaker is not None:
-            call = partial(self._breaker.call, attempt, step=self.step, leaving=leaving)
-            attempt = partial(call, timed=timed, is_counted=is_counted, waits=waits)
-        if self._waiting is not None and self._waiting(self.step) is not None:
-            attempt = partial(self._waited, attempt, self._waiting)
+        attempt = self._wrapped(attempt, leaving, timed, is_counted, waits)
+        started = self._clock()
         try:
             return await attempt()
         except DataFlareError as error:
             last_error = error
         while self._may_retry(last_error):
             try:
-                return await self._again(attempt, last_error, progress, leaving)
+                return await self._again(attempt, last_error, progress, leaving, started)
             except _FailedAfterProgress as failure:
                 last_error = failure.error
         raise last_error
@@ -121,15 +117,32 @@ class Retrying:
         *,
         timed: bool = True,
         is_counted: Callable[[], bool] = lambda: True,
+        waits: bool = True,
+        is_left: bool = True,
     ) -> T:
-        """Make a call that must not be repeated; the breaker counts it like other calls."""
+        """Make a call that must not be repeated. The rest is as for `call`."""
+        leaving = self._leaving if is_left else None
+        return await self._wrapped(attempt, leaving, timed, is_counted, waits)()
+
+    def _wrapped(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        leaving: Leaving | None,
+        timed: bool,
+        is_counted: Callable[[], bool],
+        waits: bool,
+    ) -> Callable[[], Awaitable[T]]:
+        """An attempt with all that surrounds it: faults that are injected, traces, the breaker, and who waits."""
         if injected_faults.ACTIVE is not None:
             attempt = injected_faults.ACTIVE.calling(attempt, self.step)
         if LIVE.get() is not None:
             attempt = called(f"call {self.step}", attempt, {"step": self.step})
-        if self._breaker is None:
-            return await attempt()
-        return await self._breaker.call(attempt, step=self.step, timed=timed, is_counted=is_counted)
+        if self._breaker is not None:
+            call = partial(self._breaker.call, attempt, step=self.step, leaving=leaving)
+            attempt = partial(call, timed=timed, is_counted=is_counted, waits=waits)
+        if self._waiting is not None and self._waiting(self.step) is not None:
+            attempt = partial(self._waited, attempt, self._waiting)
+        return attempt
 
     async def _again(
         self,
@@ -137,6 +150,7 @@ class Retrying:
         first: DataFlareError,
         progress: Callable[[], int],
         leaving: Leaving | None,
+        started: float,
     ) -> T:
         from tenacity import AsyncRetrying, retry_if_exception
 
@@ -155,7 +169,7 @@ class Retrying:
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(self._may_retry),
-            stop=partial(self._is_over, leaving=leaving),
+            stop=partial(self._is_over, leaving=leaving, started=started),
             wait=self._wait_s,
             before_sleep=self._tell,
             sleep=self._sleep if leaving is None else leaving.cutting(self._sleep),
@@ -172,17 +186,17 @@ class Retrying:
     def _attempts_max(self, error: DataFlareError) -> int:
         return self._policy_for(error).max_attempts
 
-    def _is_over(self, state: RetryCallState, leaving: Leaving | None) -> bool:
-        """Whether no try follows: as many were made as there may be, or the next would begin too late."""
+    def _is_over(self, state: RetryCallState, leaving: Leaving | None, started: float) -> bool:
+        """Whether no try follows: as many were made as there may be, or the next would begin too late. started: when the
+        first one began."""
         error = _error(state)
-        if leaving is not None and leaving.is_over(self._wait_s(state)):
+        wait_s = state.upcoming_sleep  # drawn once: with its jitter, it is the wait that follows
+        if leaving is not None and leaving.is_over(wait_s):
             return True
         if state.attempt_number >= self._attempts_max(error):
             return True
         most_s = self._policy_for(error).max_elapsed
-        # Waits are counted as they were asked for, and calls by the clock.
-        gone_s = max(state.idle_for, state.seconds_since_start or 0.0)
-        return most_s is not None and gone_s + self._wait_s(state) > most_s
+        return most_s is not None and self._clock() - started + wait_s > most_s
 
     def _may_retry(self, error: BaseException) -> bool:
         if not isinstance(error, DataFlareError) or error.retry is not Retry.LATER:
