@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 
 def circuit_breakers(
-    workflow: Workflow, opened: Callable[[str, Opened], None], closed: Callable[[str], None]
+    workflow: Workflow,
+    opened: Callable[[str, Opened], None],
+    closed: Callable[[str], None],
+    shared: dict[tuple[str, str], CircuitBreaker] | None = None,
 ) -> dict[str, CircuitBreaker]:
     """By step, the breaker of its system, where the step's config has one. Steps whose systems have one address share it,
-    if their settings are the same. opened and closed: called with the system, in words."""
+    if their settings are the same. opened and closed: called with the system, in words.
+    shared: the breakers that there are; new ones are added to it."""
     breakers: dict[str, CircuitBreaker] = {}
-    shared: dict[tuple[str, str], CircuitBreaker] = {}
+    shared = {} if shared is None else shared
     for step in workflow.steps():
         settings = error_handling(workflow, step.name).circuit_breaker
         if settings is None:

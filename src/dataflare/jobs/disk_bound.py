@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataflare.errors import Blame, RunError
+from dataflare.jobs.letters import local_place
 from dataflare.model import human
 from dataflare.planner.dead_letters import STEP, error_handling
 
@@ -25,18 +26,25 @@ _EVERY_S, _REST = 1.0, 50
 
 
 class DiskBound:
-    """folders: those of the run: its workflow's, those of its checkpoints and scratch files. They may lie in each other."""
+    """folders: those of the run: its workflow's, those of its checkpoints and scratch files. They may lie in each other. warn:
+    called with what cannot be measured."""
 
     def __init__(
         self,
         workflow: Workflow,
         folders: Sequence[Path],
+        warn: Callable[[Iterable[str]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._most = workflow.settings.resources.disk
         self._folders = folders
-        self._letters = list(_letter_folders(workflow))
+        self._warn = warn
+        self.use(workflow)
         self._clock, self._next_look = clock, 0.0
+
+    def use(self, workflow: Workflow) -> None:
+        """The workflow, which may have more tables than before."""
+        self._letters = list(_letter_folders(workflow))
 
     def check(self, final: bool = False) -> None:
         """Raise RunError (E0616) where the run has more on disk than the bound allows. Blocks for a moment."""
@@ -82,7 +90,7 @@ class DiskBound:
     def _sizes(self) -> dict[str, int]:
         sizes = {"state": 0, "redo files": 0, "dead letters": 0}
         for root in self._roots():
-            for entry in _files(root):
+            for entry in self._files(root):
                 parts = Path(entry.path).relative_to(root).parts
                 kind = "state"
                 if any(folder in Path(entry.path).parents for folder in self._letters) or parts[
@@ -93,26 +101,31 @@ class DiskBound:
                     kind = "redo files"
                 try:
                     sizes[kind] += entry.stat(follow_symlinks=False).st_size
-                except FileNotFoundError:
-                    continue
+                except OSError as error:
+                    self._left_out(entry.path, error)
         return sizes
+
+    def _files(self, folder: Path) -> Iterator[os.DirEntry[str]]:
+        """All files below a folder. What goes meanwhile is left out, and what cannot be read is warned of."""
+        try:
+            entries = [(e, e.is_dir(follow_symlinks=False)) for e in os.scandir(folder)]
+        except OSError as error:
+            self._left_out(str(folder), error)
+            return
+        for entry, is_folder in entries:
+            if is_folder:
+                yield from self._files(Path(entry.path))
+            else:
+                yield entry
+
+    def _left_out(self, path: str, error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            reason = error.strerror or error
+            self._warn([f"'resources.disk' does not count {path}: it cannot be read: {reason}"])
 
 
 def _letter_folders(workflow: Workflow) -> Iterator[Path]:
     for step in workflow.steps():
         letters = error_handling(workflow, step.name).dead_letter
         if letters is not None and letters.path is not None and "://" not in letters.path:
-            yield (workflow.base / letters.path).absolute()
-
-
-def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """All files below a folder. What goes meanwhile is left out."""
-    try:
-        entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(Path(entry.path))
-        else:
-            yield entry
+            yield local_place(workflow, letters.path)

@@ -146,6 +146,11 @@ class LetterBox:
         return any(place.is_file() for place in self.places)
 
 
+def local_place(workflow: Workflow, path: str) -> Path:
+    """Where a path that the workflow names for its letters is on this machine."""
+    return (workflow.base / Path(path).expanduser()).absolute()
+
+
 def letter_places(workflow: Workflow) -> tuple[list[Path], set[str]]:
     """The paths that the workflow names for its letters, and the types of other destinations for them."""
     places, elsewhere = [], set()
@@ -154,7 +159,7 @@ def letter_places(workflow: Workflow) -> tuple[list[Path], set[str]]:
         if spec is None or not may_fail_there(workflow, step.name):
             continue
         if spec.path is not None:
-            places.append((workflow.base / Path(spec.path).expanduser()).absolute())
+            places.append(local_place(workflow, spec.path))
         else:
             elsewhere.add(str(spec.type))
     return places, elsewhere

@@ -45,11 +45,8 @@ class Reporter:
         self._seen: tuple[float, int] = (self.started, 0)
         self._rate = 0.0
 
-    def say(self, message: str) -> None:
-        """Report a notice, such as the checkpoint that was resumed."""
-        self.report(None, message)
-
     def report(self, attempt: Attempt | None, message: str | None = None) -> None:
+        """message: a notice, such as the checkpoint that was resumed."""
         if self.listener is None:
             return
         stats = self.metrics.checkpoints

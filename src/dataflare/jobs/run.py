@@ -58,6 +58,7 @@ from dataflare.jobs.recovery import (
     recover,
 )
 from dataflare.jobs.replaced_rows import nothing_to_replace_with
+from dataflare.jobs.reporting import reporting
 from dataflare.jobs.result import RunResult
 from dataflare.jobs.unread import unread
 from dataflare.jobs.watching import Watch
@@ -129,7 +130,7 @@ class _Run:
         self.workflow = workflow
         self.lineage = Lineage(workflow, self.options, self.run_id)
         self.watch.use(workflow)
-        self.metrics, self.retries = self.watch.metrics, self.watch.retries
+        self.metrics, self.retries = self.watch.metrics, self.watch.calls.retries
 
     async def run(self, *, signals: bool) -> RunResult:
         """signals: SIGINT and SIGTERM stop the run."""
@@ -428,16 +429,16 @@ class _Run:
             scratch=scratch_of(self.workflow, store),
             paces=self.watch.paces,
             sampling=self.watch.sampling,
-            host=host_of(self.workflow, self.options, store, self.watch.told_by_worker),
+            host=host_of(self.workflow, self.options, store, self.watch.calls.told_by_worker),
         )
         self.watch.begin_attempt(attempt)
         answer = partial(self.lineage.answer_savepoints, attempt.checkpoint_now)
-        reporting = asyncio.ensure_future(self.watch.reporting(answer))
+        reports = asyncio.ensure_future(reporting(self.watch, answer))
         try:
             return await attempt.run(self.stop)
         finally:
-            reporting.cancel()
-            await completed(asyncio.gather(reporting, return_exceptions=True))
+            reports.cancel()
+            await completed(asyncio.gather(reports, return_exceptions=True))
             self.watch.end_attempt()
             self.watch.report()
 
@@ -454,7 +455,11 @@ class _Run:
     def _result(self, status: str, error: DataFlareError | None) -> RunResult:
         watch = self.watch
         closing = closing_warnings(
-            self.metrics, watch.retried, watch.held_back, self.published, self.letters_at
+            self.metrics,
+            watch.calls.retried,
+            watch.calls.held_back,
+            self.published,
+            self.letters_at,
         )
         watch.warnings.extend(closing)
         times, slowest = self.watch.who_is_slow()

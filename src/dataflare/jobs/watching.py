@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,8 +16,8 @@ from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.sampling import Sampling
 from dataflare.engine.taps import Tap
 from dataflare.errors import DataError, DataFlareError, RunError, from_here
-from dataflare.jobs.breakers import circuit_breakers, fallbacks
-from dataflare.jobs.closing import RetriedCalls, told_of
+from dataflare.jobs.calls import Calls
+from dataflare.jobs.closing import told_of
 from dataflare.jobs.counting import metrics_of
 from dataflare.jobs.degrading import degrading_of
 from dataflare.jobs.disk_bound import DiskBound
@@ -34,10 +33,6 @@ from dataflare.observability.logs import RunLogger
 from dataflare.observability.resources import this_process
 from dataflare.observability.view import CheckpointView, ErrorView, RunView, StepView
 from dataflare.planner import Plan
-from dataflare.planner.dead_letters import error_handling
-from dataflare.planner.retries import retry_policies
-from dataflare.resilience.breaker import Opened
-from dataflare.resilience.retry import Retried, Retries
 from dataflare.sdk.runtime import Runtime
 from dataflare.security.hidden import HiddenValues
 from dataflare.security.redact import Redactor
@@ -50,12 +45,10 @@ T = TypeVar("T")
 NO_ROWS = "E0813"
 _REPORT_S, _ANSWER_S = 0.25, 1.0
 """The seconds between two reports to a listener, and where there is none."""
-_SILENT_S, _TOLD_AGAIN_S = 5.0, 30.0
-"""When it is told that a call before the first row has no answer, and told again."""
 
 
 class Watch:
-    """Of one run. plan and attempt: those under way. error: that ended it. metrics: its counts; retries: the calls of its steps, whose failures are noted here. status: as
+    """Of one run. plan and attempt: those under way. error: that ended it. metrics: its counts. calls: what becomes of those of its steps. status: as
     `RunView` says. recorder: keeps the course of the run."""
 
     def __init__(self, workflow: Workflow, run_id: str, options: RunOptions) -> None:
@@ -63,8 +56,7 @@ class Watch:
         self.status = "starting"
         self.started_at, self._started = time.time(), time.monotonic()
         self.warnings = KeptWarnings()
-        self.retried: dict[str, RetriedCalls] = {}
-        self.held_back: dict[str, int] = {}
+        self.calls = Calls(self)
         self.hidden = HiddenValues()
         self.restarts = 0
         self.is_resumed = False
@@ -93,21 +85,16 @@ class Watch:
         self.paces, self.sampling = paces_of(workflow), Sampling()
         self.degrading = degrading_of(workflow, self.sampling, self.metrics.degraded)
         self._reporter = Reporter(self.metrics, self._options.listener)
-        self._breakers = circuit_breakers(workflow, self._held_back, self._let_through)
-        self.retries = Retries(
-            retry_policies(workflow),
-            self._retried,
-            breakers=self._breakers,
-            fallbacks=fallbacks(workflow),
-            waiting=self._waiting,
-        )
+        self.calls.use(workflow)
 
     def grow(self, workflow: Workflow) -> None:
         """The same workflow with more tables."""
         self.workflow = workflow
         self.metrics.add_steps(metrics_of(workflow))
         self.paces = paces_of(workflow, self.paces)
-        self.retries.add(retry_policies(workflow))
+        self.calls.grow(workflow)
+        if self.disk is not None:
+            self.disk.use(workflow)
 
     @property
     def may_run_code(self) -> bool:
@@ -145,7 +132,7 @@ class Watch:
         """Tell the user, and the log. level, component and facts: for the log."""
         self.message = message
         self.log.log(level, component, message, step, **facts)
-        self._reporter.say(message)
+        self._tell_listener(message)
 
     def warn(self, texts: Iterable[str]) -> None:
         """Tell the user, now and at the end. Each text once."""
@@ -179,6 +166,36 @@ class Watch:
 
     def report(self) -> None:
         """Report progress to the listener, and checkpoints to the log."""
+        self.guarded("the log of checkpoints", self._log_checkpoints)
+        self.guarded("what steps warn of", self._tell_warnings)
+        self._tell_listener()
+        self.guarded("the look at the disk", self._look_at_disk)
+        self.guarded("what is degraded", self._tell_degraded)
+        self.guarded("the course of the run", self.recorder.look)
+
+    def guarded(self, what: str, duty: Callable[[], None]) -> None:
+        """Do something beside the rows. A run goes on, whatever becomes of it; it is warned of once."""
+        try:
+            duty()
+        except Exception as error:
+            self.failed_beside(what, error)
+
+    def failed_beside(self, what: str, error: Exception) -> None:
+        """Warn that something beside the rows has failed."""
+        self.warn([self._failure(what, error)])
+
+    def _failure(self, what: str, error: Exception) -> str:
+        return self.redacted(f"{what} failed: {type(error).__name__}: {from_here(str(error))}")
+
+    def _tell_listener(self, message: str | None = None) -> None:
+        try:
+            self._reporter.report(self.attempt if message is None else None, message)
+        except Exception as error:
+            text = self._failure("the listener of the run", error)
+            if self.warnings.add(text):
+                self.log.log("warning", "run", text)
+
+    def _log_checkpoints(self) -> None:
         checkpoints = self.metrics.checkpoints
         epoch = checkpoints.last_epoch
         if epoch is not None and epoch != self._logged_epoch:
@@ -189,23 +206,15 @@ class Watch:
             )
             self.log.log("debug", "checkpoint", f"{named} complete; {took}", epoch=epoch)
             self._logged_epoch = epoch
+
+    def _tell_warnings(self) -> None:
         for name, step in self.metrics.steps.items():
             self.warn(told_of(name, text, rows) for text, rows in step.warnings.items() if not rows)
-        self._reporter.report(self.attempt)
-        self._look_at_disk()
-        self._tell_degraded()
-        self.recorder.look()
 
-    async def reporting(self, answer: Callable[[], Awaitable[None]]) -> None:
-        """Report until it is cancelled. answer: called each time too, for those who ask for something."""
-        every_s = _ANSWER_S if self._options.listener is None else _REPORT_S
-        loop = asyncio.get_running_loop()
-        due = loop.time()
-        while True:
-            due += every_s
-            await asyncio.sleep(max(0.0, due - loop.time()))
-            self.report()
-            await answer()
+    @property
+    def report_every_s(self) -> float:
+        """The seconds between two reports."""
+        return _ANSWER_S if self._options.listener is None else _REPORT_S
 
     def _tell_degraded(self) -> None:
         """Tell of steps that give less than they should, when that begins and when it ends."""
@@ -235,66 +244,6 @@ class Watch:
         else:
             facts = {"code": error.code}
             self.log.log("error", "run", f"{text}: {error.message}", error.step, **facts)
-
-    def told_by_worker(self, what: str, arguments: tuple[Any, ...]) -> None:
-        """A worker in another process says what happened to its calls."""
-        hears: dict[str, Callable[..., None]] = {
-            "retried": self._retried,
-            "opened": self._held_back,
-            "closed": self._let_through,
-        }
-        hears[what](*arguments)
-
-    def _retried(self, retried: Retried) -> None:
-        before = self.retried.get(retried.step)
-        calls = before.calls + 1 if before is not None else 1
-        self.retried[retried.step] = RetriedCalls(calls, retried.error)
-        message = from_here(f"step '{retried.step}': {retried}")
-        self.say(message, level="warning", component="calls", step=retried.step)
-
-    def _waiting(self, step: str) -> AbstractContextManager[None] | None:
-        """Tells for whom the run waits while it begins; None: it has begun."""
-        if self.attempt is not None and self.attempt.coordinator is not None:
-            return None
-        return self._telling(step)
-
-    @contextlib.contextmanager
-    def _telling(self, step: str) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        timers: list[asyncio.TimerHandle] = []
-
-        def tell(silent_s: float) -> None:
-            message = f"step '{step}': no answer for {silent_s:.0f} s; the run waits for it"
-            self.say(message, level="warning", component="calls", step=step)
-            timers[:] = [loop.call_later(_TOLD_AGAIN_S, tell, silent_s + _TOLD_AGAIN_S)]
-
-        timers.append(loop.call_later(_SILENT_S, tell, _SILENT_S))
-        try:
-            yield
-        finally:
-            timers[0].cancel()
-
-    def _held_back(self, system: str, opened: Opened) -> None:
-        """The breaker of a system has opened."""
-        step = opened.step
-        self.held_back[step] = self.held_back.get(step, 0) + 1
-        breaker = error_handling(self.workflow, step).circuit_breaker
-        assert breaker is not None
-        shared = self._breakers[step]
-        others = [f"'{n}'" for n, each in self._breakers.items() if each is shared and n != step]
-        message = (
-            f"step '{step}': {opened.reason} at {system}: none is made for {breaker.recovery:g} s"
-        )
-        if others:
-            message += f"; {' and '.join(others)} must wait too"
-        facts = {"event": "breaker_opened", "system": system, "calls": opened.calls}
-        facts |= {"failed": opened.failed, "slow": opened.slow}
-        self.say(message, level="warning", component="calls", step=step, **facts)
-
-    def _let_through(self, system: str) -> None:
-        """The breaker of a system has closed."""
-        facts = {"event": "breaker_closed", "system": system}
-        self.say(f"calls to {system} succeed again: all are made", component="calls", **facts)
 
     # -- the view ----------------------------------------------------------------------------------
 
@@ -420,7 +369,7 @@ class Watch:
         """The run begins. folders: those of its files, the first one is its workflow's. Their size is checked from
         now on, and before each checkpoint."""
         self.plan, self.recorder.folder = plan, folders[0]
-        self.disk = DiskBound(self.workflow, folders)
+        self.disk = DiskBound(self.workflow, folders, self.warn)
         self.metrics.judges.append(self.disk.check)
 
     def begin_attempt(self, attempt: Attempt) -> None:
@@ -441,7 +390,7 @@ class Watch:
 
     def step_views(self) -> dict[str, StepView]:
         """By step, its counts at this moment."""
-        committed_us = self.metrics.committed_us()
+        committed_us, retried = self.metrics.committed_us(), self.calls.retried
         in_flight = self.attempt.in_flight.by_step() if self.attempt is not None else {}
         latencies = {name: times.latency for name, times in self.metrics.times.stages().items()}
         return {
@@ -453,9 +402,9 @@ class Watch:
                 step.errors,
                 step.dead_letters,
                 step.late,
-                retries=self.retried[name].calls if name in self.retried else 0,
-                held_back=self.held_back.get(name, 0),
-                is_held_back=name in self._breakers and self._breakers[name].is_open,
+                retries=retried[name].calls if name in retried else 0,
+                held_back=self.calls.held_back.get(name, 0),
+                is_held_back=self.calls.is_held_back(name),
                 watermark_us=step.watermark_us,
                 kept_bytes=step.kept_bytes,
                 latency=latencies.get(name),

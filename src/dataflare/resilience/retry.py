@@ -259,9 +259,16 @@ class Retries:
         self._waiting = waiting
         self.leaving = Leaving()
 
-    def add(self, policies: Mapping[str, RetryPolicy | None]) -> None:
+    def add(
+        self,
+        policies: Mapping[str, RetryPolicy | None],
+        breakers: Mapping[str, CircuitBreaker],
+        fallbacks: Mapping[str, Fallback],
+    ) -> None:
         """Steps that came while the run goes on."""
         self._policies = {**policies, **self._policies}
+        self._breakers = {**breakers, **self._breakers}
+        self._fallbacks = {**fallbacks, **self._fallbacks}
 
     def of(self, step: str) -> Retrying:
         return Retrying(
