@@ -141,6 +141,27 @@ def test_a_backfill_that_was_killed_goes_on_with_what_is_left(tmp_path: Path) ->
     all_once(tmp_path)
 
 
+def test_a_fresh_backfill_that_did_not_finish_goes_on_without_fresh(tmp_path: Path) -> None:
+    project(tmp_path, "raise ValueError('no such day')")
+    blackholes = ("--set", "destinations.table={type: blackhole, inputs: [seen]}")
+    blackholes += ("--set", "destinations.parts={type: blackhole, inputs: [seen]}")
+    failed = cli("backfill", "w.yaml", *WEEK, *blackholes, "--fresh", cwd=tmp_path)
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert "the same command without --fresh goes on with what is left" in failed.stdout
+    failed = cli("backfill", "w.yaml", *WEEK, *blackholes, cwd=tmp_path)
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert "4 of 5 shards done, 4 of them before" in failed.stdout
+    assert "the same command goes on with what is left" in failed.stdout
+    project(tmp_path)
+    answer = backfill(tmp_path, *WEEK, *blackholes)
+    assert (answer["done"], answer["done_before"]) == (5, 4)
+    again = backfill(tmp_path, *WEEK, *blackholes, "--fresh")
+    assert (again["done"], again["done_before"]) == (5, 0)
+    assert again["backfill"] != answer["backfill"]
+    last = backfill(tmp_path, *WEEK, *blackholes)
+    assert (last["backfill"], last["done_before"]) == (again["backfill"], 5)
+
+
 @pytest.mark.rotates(2)
 def test_a_poisoned_shard_is_set_aside_and_the_others_are_done(tmp_path: Path) -> None:
     project(tmp_path, "raise ValueError('no such day')")

@@ -138,3 +138,10 @@ def test_a_wrong_fault_is_named(tmp_path: Path) -> None:
     done = cli("chaos", "wrong.yaml", "--faults", "burn@3", cwd=tmp_path)
     assert done.returncode == 2
     assert "'burn@3' is not a fault" in done.stderr
+
+
+def test_no_time_at_all_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "wrong.yaml", WRONG)
+    done = cli("chaos", "wrong.yaml", "--for", "0s", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--for takes a time above 0, not '0s'" in done.stderr

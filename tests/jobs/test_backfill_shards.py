@@ -87,6 +87,10 @@ def test_a_condition_is_in_the_words_of_its_column() -> None:
         ("1", "9", "5,3", "not in order"),
         ("2024-01-01", "2034-01-01", "1s", "shards; there may be"),
         (None, None, "hash:0", "0 shards"),
+        ("2024-01-02", "2024-01-01", "hash:4", "not in order"),
+        ("1", "2024-01-01", "hash:4", "of different kinds"),
+        ("soon", None, "hash:4", "neither a number, a date nor a time"),
+        ("20240101", "20240103", "day", "day does not go with --from 20240101"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(
@@ -95,3 +99,23 @@ def test_what_cannot_be_cut_is_refused(
     with pytest.raises(WorkflowError, match=message) as raised:
         shards_of(begin, end, by)
     assert raised.value.code == "E0131"
+
+
+def test_a_hash_keeps_each_bound_also_where_it_has_only_one() -> None:
+    bucket = "xxhash(coalesce(CAST(\"n\" AS string), '')) % 2 = 0"
+    first, _ = shards_of("5", None, "hash:2")
+    assert first.condition("n", "integer") == f'"n" >= 5 AND {bucket}'
+    assert (first.has_bounds, first.span) == (True, "from 5")
+    first, _ = shards_of(None, "9", "hash:2")
+    assert first.condition("n", "integer") == f'"n" < 9 AND {bucket}'
+    assert first.span == "before 9"
+    first, _ = shards_of("5", "9", "hash:2")
+    assert first.condition("n", "integer") == f'"n" >= 5 AND "n" < 9 AND {bucket}'
+
+
+def test_eight_digits_are_a_number() -> None:
+    (shard,) = shards_of("19990000", "20240101", "10000000")
+    assert shard.condition("n", "integer") == '"n" >= 19990000 AND "n" < 20240101'
+    with pytest.raises(WorkflowError, match="'19990000' is of another one") as raised:
+        shard.condition("at", "date")
+    assert "a date has hyphens" in str(raised.value.help)

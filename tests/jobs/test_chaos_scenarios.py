@@ -19,6 +19,8 @@ from msgspec.structs import asdict
 
 from dataflare.errors import WorkflowError
 from dataflare.jobs.chaos import redirects
+from dataflare.jobs.chaos.fault_proxy import NO_FAULTS, Faults
+from dataflare.jobs.chaos.processes import Proxies
 from dataflare.jobs.chaos.scenario import (
     Totals,
     attempts_of,
@@ -184,3 +186,19 @@ def test_a_process_does_to_itself_what_is_asked_and_its_counts_survive_it(tmp_pa
     assert done.stdout.split() == ["3600.0", missing, full, missing]
     assert read_counts(counts)[:3] == (2, 3, 0)
     assert read_counts(counts)[4] == 3
+
+
+def test_a_hang_that_ends_leaves_a_delay_until_the_end_of_the_attempt() -> None:
+    target = ("127.0.0.1", 9)
+    with Proxies([target]) as proxies:
+        proxy = proxies._proxies[target]
+        proxies.act(Fault("delay", 0.0, timed=True, seconds=0.5))
+        proxies.act(Fault("hang", 0.0, timed=True, seconds=1.0))
+        assert not proxy._passing.is_set()
+        proxies.go_on()
+        assert proxy._passing.is_set()
+        assert proxy.faults == Faults(delay_s=0.5)
+        proxies.act(Fault("hang", 0.0, timed=True, seconds=1.0))
+        proxies.clear()
+        assert proxy._passing.is_set()
+        assert proxy.faults == NO_FAULTS

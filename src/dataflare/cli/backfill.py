@@ -84,14 +84,14 @@ def backfill(
     if json:
         answers.print_json({"workflow": work.workflow.name, **report.to_json()})
     elif not quiet:
-        _print_report(work, report)
+        _print_report(work, report, is_fresh=fresh)
     return report.exit_status
 
 
 def _line(ended: ShardEnded) -> str:
     shard, result = ended.shard, ended.result
-    what = shard.name if shard.begin is None else f"{shard.begin} to {shard.end}"
-    if shard.begin is not None and shard.bucket is not None:
+    what = shard.span or shard.name
+    if shard.has_bounds and shard.bucket is not None:
         what += f", {shard.name}"
     if ended.state == "done":
         rows = human.counted(result.rows_out, "row")
@@ -100,7 +100,7 @@ def _line(ended: ShardEnded) -> str:
     return f"{what}: attempt {ended.attempt} failed, {then}: {result.error or result.status}"
 
 
-def _print_report(work: Backfill, report: Report) -> None:
+def _print_report(work: Backfill, report: Report, *, is_fresh: bool) -> None:
     before = f", {report.before:,} of them before" if report.before else ""
     print(
         f"{report.status}: {report.done:,} of {human.counted(report.shards, 'shard')} done{before}; "
@@ -110,4 +110,5 @@ def _print_report(work: Backfill, report: Report) -> None:
         letters = human.counted(report.dead_letters, "dead letter")
         terminal.print_warning(f"{letters}, in the folders of their shards in {work.folder}")
     if report.status != "finished":
-        print("the same command goes on with what is left")
+        without = " without --fresh" if is_fresh else ""
+        print(f"the same command{without} goes on with what is left")

@@ -49,6 +49,8 @@ def chaos(
     compared.
     """
     for_s = common.seconds("--for", for_, "dataflare chaos")
+    if for_s is not None and for_s <= 0:
+        raise bad_usage(f"--for takes a time above 0, not '{for_}'", "dataflare chaos")
 
     def load(more: Sequence[str]) -> Workflow:
         return common.read_workflow(file, param, [*(sets or ()), *more], overlay, env)
@@ -109,7 +111,8 @@ def _ended(under_test: Chaos) -> str:
 
 def _seeds(first: int, count: int, for_s: float | None) -> Iterator[int]:
     ends = None if for_s is None else time.monotonic() + for_s
-    number = first
+    yield first
+    number = first + 1
     while number < first + count if ends is None else time.monotonic() < ends:
         yield number
         number += 1

@@ -1,7 +1,8 @@
 """The shards of a backfill as tasks with priorities: begun, tried again, set aside, and gone on with after a kill.
 
 Always true: the shards of a backfill have the same names whenever it is begun with the same workflow and bounds, so one
-that was killed goes on with what is left; a shard that has finished is not run again.
+that was killed goes on with what is left; a shard that has finished is not run again. `fresh` makes other names, whose
+number is kept in a file, so that the next command without it goes on with the newest.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from dataflare.checkpoint.files import workflow_folder
+from dataflare.checkpoint.files import workflow_folder, write_whole, writing
 from dataflare.checkpoint.lock import RunLock
 from dataflare.checkpoint.runs import utc_text
 from dataflare.errors import DataFlareError, WorkflowError
@@ -141,8 +142,12 @@ class Backfill:
             )
         kind = _kind(graph, self._source, column, first) if column is not None else None
         self.column = column
-        self.id = self._id()
-        self.folder = workflow_folder(home, workflow.name) / FOLDER / self.id
+        whole = self._whole()
+        folder = workflow_folder(home, workflow.name) / FOLDER
+        self._generation_file = folder / f"{_named(whole)}.fresh"
+        self._generation = _generation(self._generation_file) + options.fresh
+        self.id = _named([*whole, self._generation] if self._generation else whole)
+        self.folder = folder / self.id
         self._runs = {
             shard.name: ShardRun(
                 loading, shard, f"{workflow.name[:_NAME_MAX]}-{self.id}-{shard.name}",
@@ -155,6 +160,9 @@ class Backfill:
         """Run all shards that have not finished. tell: called for each attempt that ended. An interrupt ends those
         that run; they go on from their checkpoints the next time. Raises RunError (E0801) if the same backfill runs."""
         with RunLock(self.folder, f"backfill {self.id}", utc_text(time.time())):
+            if self._options.fresh:
+                with writing("the number of fresh beginnings"):
+                    write_whole(self._generation_file, str(self._generation).encode())
             return _Running(self, tell).run()
 
     def _parameter(self) -> str | None:
@@ -168,22 +176,12 @@ class Backfill:
             return None
         return workflow.params[PARAMETERS[0]].type.name
 
-    def _id(self) -> str:
+    def _whole(self) -> list[object]:
         """The same for the same workflow and shards. A step that is changed makes another one, because the shards that
         were done have other rows."""
         options = self._options
         steps = [self.workflow.fingerprint_of(step.name) for step in self.workflow.steps()]
-        whole: list[object] = [
-            options.begin,
-            options.end,
-            options.by,
-            self._source,
-            self.column,
-            steps,
-        ]
-        if options.fresh:
-            whole.append(time.time_ns())
-        return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:8]
+        return [options.begin, options.end, options.by, self._source, self.column, steps]
 
 
 class _Running(Struct):
@@ -263,6 +261,18 @@ class _Running(Struct):
         self.tell(ShardEnded(shard_run.shard, result, state, task.attempt, done, of))
 
 
+def _named(whole: list[object]) -> str:
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:8]
+
+
+def _generation(file: Path) -> int:
+    """How often a backfill was begun anew."""
+    try:
+        return int(file.read_bytes())
+    except FileNotFoundError:
+        return 0
+
+
 async def _bound(workflow: Workflow, policy: Policy | None) -> Graph:
     return await bind_workflow(await expanded(workflow, policy=policy), policy=policy)
 
@@ -308,12 +318,12 @@ def _kind(graph: Graph, source: str, column: str, shard: Shard) -> Kind | None:
             f"name one of {', '.join(node.schema.names)}",
         )
     kind = kind_of(node.schema[column])
-    if kind is None and shard.begin is not None:
+    if kind is None and shard.has_bounds:
         raise _refused(
             f"the column '{column}' is {node.schema[column]}, and ranges are of dates, timestamps and integers",
             "name another --column, or give the source a 'schema' with such a type",
         )
-    if kind is not None and shard.begin is not None:
+    if kind is not None and shard.has_bounds:
         shard.condition(column, kind)
     return kind
 

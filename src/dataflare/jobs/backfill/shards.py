@@ -7,7 +7,7 @@ values. Days, weeks, months and years are those of UTC.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Literal
@@ -29,23 +29,31 @@ Kind = Literal["date", "timestamp", "timestamp with zone", "integer"]
 
 
 class Shard(Struct, frozen=True):
-    """name: for files, unique in its backfill. begin, end: texts of the values; None without bounds. bucket: of a hash,
-    and of how many."""
+    """name: for files, unique in its backfill. begin, end: texts of the values; None where there is no such bound.
+    bucket: of a hash, and of how many."""
 
     name: str
     begin: str | None = None
     end: str | None = None
     bucket: tuple[int, int] | None = None
 
+    @property
+    def has_bounds(self) -> bool:
+        return self.begin is not None or self.end is not None
+
+    @property
+    def span(self) -> str:
+        """The bounds in words; empty without any."""
+        if self.begin is None or self.end is None:
+            first = f"from {self.begin}" if self.begin is not None else ""
+            return first or (f"before {self.end}" if self.end is not None else "")
+        return f"{self.begin} to {self.end}"
+
     def condition(self, column: str, kind: Kind) -> str:
         """The rows of the shard, as an expression."""
         quoted = '"' + column.replace('"', '""') + '"'
-        parts = []
-        if self.begin is not None and self.end is not None:
-            parts = [
-                f"{quoted} >= {_literal(self.begin, kind)}",
-                f"{quoted} < {_literal(self.end, kind)}",
-            ]
+        bounds = ((">=", self.begin), ("<", self.end))
+        parts = [f"{quoted} {sign} {_literal(v, kind)}" for sign, v in bounds if v is not None]
         if self.bucket is not None:
             number, of = self.bucket
             parts.append(f"xxhash(coalesce(CAST({quoted} AS string), '')) % {of} = {number}")
@@ -69,6 +77,7 @@ def shards_of(begin: str | None, end: str | None, by: str) -> list[Shard]:
     if hashed is not None:
         count = int(hashed[1])
         _check_count(count)
+        _check_order(begin, end, [bound(each) for each in (begin, end) if each is not None])
         width = len(str(count - 1))
         return [Shard(f"hash-{n:0{width}}", begin, end, (n, count)) for n in range(count)]
     if begin is None or end is None:
@@ -80,14 +89,7 @@ def shards_of(begin: str | None, end: str | None, by: str) -> list[Shard]:
         bounds = list(dict.fromkeys(cuts))
     else:
         bounds = list(_bounds(bound(begin), bound(end), by))
-    if any(
-        isinstance(a, int) is not isinstance(b, int) or not _is_less(a, b)
-        for a, b in pairwise(bounds)
-    ):
-        raise _refused(
-            f"the values from {begin} to {end} are not in order, or of different kinds",
-            "let --from be before --to, and the values of --shards between them, in order",
-        )
+    _check_order(begin, end, bounds)
     _check_count(len(bounds) - 1)
     width = len(str(max(len(bounds) - 2, 0)))
     return [
@@ -96,9 +98,21 @@ def shards_of(begin: str | None, end: str | None, by: str) -> list[Shard]:
     ]
 
 
+def _check_order(begin: str | None, end: str | None, bounds: Sequence[Bound]) -> None:
+    if any(
+        isinstance(a, int) is not isinstance(b, int) or not _is_less(a, b)
+        for a, b in pairwise(bounds)
+    ):
+        raise _refused(
+            f"the values from {begin} to {end} are not in order, or of different kinds",
+            "let --from be before --to, and the values of --shards between them, in order",
+        )
+
+
 def bound(value: str) -> Bound:
-    """An integer, a date or a time. A time without a zone is taken as UTC. Raises WorkflowError (E0131)."""
-    if re.fullmatch(r"-?\d+", value) and not re.fullmatch(r"\d{8}", value):
+    """An integer, a date or a time: digits alone are an integer. A time without a zone is taken as UTC. Raises
+    WorkflowError (E0131)."""
+    if re.fullmatch(r"-?\d+", value):
         return int(value)
     try:
         moment = datetime.fromisoformat(value)
@@ -137,7 +151,7 @@ def _bounds(begin: Bound, end: Bound, by: str) -> Iterator[Bound]:
         if not (isinstance(begin, int) and isinstance(end, int) and isinstance(step, int)):
             raise _refused(
                 f"--shards {by} does not go with --from {begin} and --to {end}",
-                "numbers go with a number, times with a unit or a duration",
+                "numbers go with a number, times with a unit or a duration; a date has hyphens: 2024-01-31",
             )
         _check_count(-((begin - end) // step))
         yield from range(begin, end, step)
@@ -201,7 +215,7 @@ def _literal(value: str, kind: Kind) -> str:
         return f"TIMESTAMP '{plain}'" if kind == "timestamp" else f"TIMESTAMPTZ '{plain}+00'"
     raise _refused(
         f"the column has values of the kind {kind}, and '{value}' is of another one",
-        "name another --column, or other values for --from and --to",
+        "name another --column, or other values for --from and --to; a date has hyphens: 2024-01-31",
     )
 
 

@@ -79,10 +79,15 @@ class Proxies:
                     proxy.faults = Faults(delay_s=fault.seconds)
 
     def go_on(self) -> None:
-        """End all faults."""
+        """Let bytes pass again after a hang. Other faults go on."""
         for proxy in self._proxies.values():
             proxy.go_on()
+
+    def clear(self) -> None:
+        """End all faults, at the end of an attempt."""
+        for proxy in self._proxies.values():
             proxy.faults = NO_FAULTS
+            proxy.go_on()
 
 
 class _Network:
@@ -110,7 +115,7 @@ class _Network:
             self._proxies.act(fault)
             self.happened += 1
             if fault.kind == "hang":
-                self._hangs_until = now + fault.seconds
+                self._hangs_until = max(self._hangs_until or 0.0, now + fault.seconds)
 
 
 def run(
@@ -144,7 +149,7 @@ def run(
         finally:
             _end(process)
             if proxies:
-                proxies.go_on()
+                proxies.clear()
     counts = read_counts(counts_file)
     text = errors_file.read_bytes()[-_ERRORS_MAX:].decode("utf-8", "replace")
     return Attempt(
