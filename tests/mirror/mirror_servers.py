@@ -146,7 +146,10 @@ def is_refused(side: Side, error: Exception) -> bool:
 def both_servers() -> Iterator[dict[str, Any]]:
     """A server of each type, by the connector's name."""
     with (
-        postgres.server("max_replication_slots = 20", "max_wal_senders = 20") as first,
+        # With so little memory for it, long transactions come in pieces.
+        postgres.server(
+            "max_replication_slots = 20", "max_wal_senders = 20", "logical_decoding_work_mem = 64kB"
+        ) as first,
         mariadb.server() as second,
     ):
         yield {"postgres": first, "mysql": second}
