@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dataflare.cli import living
-from dataflare.jobs import Progress, RunOptions, run, watching
+from dataflare.jobs import Progress, RunOptions, calls, run
 from dataflare.jobs.door import door_of
 from dataflare.observability.view import RunView
 from dataflare.workflow.load import load_text
@@ -62,7 +62,7 @@ def stopped_at(words: str, text: str, home: Path) -> tuple[str, list[str], list[
 def test_a_stop_ends_a_run_that_waits_for_a_silent_system(
     tmp_path: Path, silent_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "_SILENT_S", 0.0)
+    monkeypatch.setattr(calls, "_SILENT_S", 0.0)
     text = TEXT % ("1h", silent_port)
     status, said, seen = stopped_at("the run waits for it", text, tmp_path)
     assert status == "interrupted"
