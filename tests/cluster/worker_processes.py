@@ -32,8 +32,9 @@ class WorkerProcesses:
         if self.processes[number] is not None:
             return
         self.starts += 1
-        command = [sys.executable, "-m", "dataflare.cluster.worker", "127.0.0.1", f"w{number}"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            self.command(number), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         self.processes[number] = process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -42,6 +43,13 @@ class WorkerProcesses:
         line = await asyncio.to_thread(process.stdout.readline)
         host, port = json.loads(line)
         self.addresses[number] = (host, port)
+
+    def program(self, address: str, number: int) -> list[str]:
+        return [sys.executable, "-m", "dataflare.cluster.worker", address, f"w{number}"]
+
+    def command(self, number: int) -> list[str]:
+        """What starts a worker."""
+        return self.program(self.host, number)
 
     def lost(self, number: int) -> None:
         """It is left alone: a machine that was cut off lives on."""
