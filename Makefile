@@ -16,7 +16,7 @@ export NO_MKDOCS_2_WARNING := 1
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo fuzz test lint types docs docs-check generate bench services soak chaos mirrors format clean
+.PHONY: help demo fuzz test lint types docs docs-check generate bench services soak chaos hosts mirrors format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ soak: $(VENV)/.dev ## kill runs and servers at random moments (KILLS=500 SEED=1)
 chaos: $(VENV)/.dev ## run the examples, and destinations in servers, with faults; compare what they write (SEEDS=200 SEED=1)
 	$(BIN)/python tests/recovery/chaos_soak.py --seeds $(SEEDS) --seed $(SEED)
 	$(BIN)/python tests/recovery/server_chaos.py --seeds $$(( ($(SEEDS) + 4) / 5 )) --seed $(SEED)
+
+hosts: $(VENV)/.dev ## workers on network namespaces that are killed, stopped and cut off (SEEDS=200 SEED=1); needs root
+	CLUSTER_SEEDS=$(SEEDS) CLUSTER_SEED=$(SEED) $(BIN)/python -m pytest -q -n 0 tests/cluster/test_hosts.py
 
 mirrors: $(VENV)/.dev ## mirror a table through kills of runs, servers and connections (SEEDS=200 SEED=1), compare
 	$(BIN)/python tests/mirror/mirror_soak.py --seeds $(SEEDS) --seed $(SEED)

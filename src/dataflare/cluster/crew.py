@@ -90,6 +90,7 @@ class Crew:
         self._hands: list[_Hand] = []
         self._own: WorkerServer | None = None
         self._count = 0
+        self._given_up: set[int] = set()
         self.taps = Taps()
 
     async def deploy(self, specs: Sequence[Deploy]) -> Sequence[_Member]:
@@ -105,8 +106,8 @@ class Crew:
         by_number: dict[int, _Hand] = {}
         for number in used:
             link = await self._link(number, peers[number], name)
-            lost = partial(self._lost, number)
-            by_number[number] = _Hand(link, hosted, self._tell, lost)
+            lost, accused = partial(self._lost, number), partial(self._accused, number)
+            by_number[number] = _Hand(link, hosted, self._tell, lost, accused)
             self._hands.append(by_number[number])
         await self._meet(by_number, peers, name, neighbours(specs, where))
         members = [_Member(spec, by_number[where[spec.task]]) for spec in specs]
@@ -165,8 +166,14 @@ class Crew:
             raise
 
     def _lost(self, number: int) -> None:
-        if number < self._count:
+        if number < self._count and number not in self._given_up:
+            self._given_up.add(number)
             self._workers.lost(number)
+
+    def _accused(self, by: int, number: int) -> None:
+        """Two workers have lost each other, and the job may reach both: one of them is replaced."""
+        if by not in self._given_up:
+            self._lost(number if number < self._count else by)
 
     def lives(self) -> Sequence[Awaitable[None]]:
         for hand in self._hands:
@@ -220,12 +227,19 @@ class _Member:
 
 
 class _Hand:
-    """One worker of the crew. lost: called when it is gone, or does not answer. met: it is ready for tasks; built: its tasks are there; ended: they have
+    """One worker of the crew. lost: called when it is gone, or does not answer; accused: with another worker that it cannot reach. met: it is ready for tasks; built: its tasks are there; ended: they have
     ended, or failed. views and uncut: as it said last."""
 
-    def __init__(self, link: Link, hosted: Hosted, tell: Tell, lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        hosted: Hosted,
+        tell: Tell,
+        lost: Callable[[], None],
+        accused: Callable[[int], None],
+    ) -> None:
         loop = asyncio.get_running_loop()
-        self._on_lost = lost
+        self._on_lost, self._on_accused = lost, accused
         self._link, self._control, self._tell = link, hosted.control, tell
         self._all_metrics, self._paces = hosted.metrics, hosted.paces
         self._rates_used_s: Mapping[str, float] = {}
@@ -282,6 +296,7 @@ class _Hand:
                 if order.failed is None:
                     _done(self.met)
                 else:
+                    self._accuse(order.accused)
                     _fail(self.met, order.failed)
             case Built():
                 _done(self.built)
@@ -303,6 +318,7 @@ class _Hand:
             case Told():
                 self._tell(order.what, order.arguments)
             case Ended():
+                self._accuse(order.accused)
                 for future in (self.met, self.built, self.ended):
                     if order.failed is None:
                         _done(future)
@@ -310,6 +326,10 @@ class _Hand:
                         _fail(future, order.failed)
             case Closed():
                 _done(self.closed)
+
+    def _accuse(self, other: int | None) -> None:
+        if other is not None:
+            self._on_accused(other)
 
     def _shared(self, order: Shared) -> None:
         metrics = self._metrics[order.share.task]

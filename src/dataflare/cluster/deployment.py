@@ -110,6 +110,7 @@ class Deployment:
 
     async def _meet_others(self, meet: Meet) -> None:
         """Make sure of what `meeting` says, and tell the job."""
+        other = None
         try:
             refuse_other_versions(meet.versions, meet.worker)
             mark = meet.folder, meet.mark, meet.name, meet.me, meet.worker
@@ -117,9 +118,14 @@ class Deployment:
             for other in meet.joins:
                 self._links[other] = await self._link_to(meet, other)
         except DataFlareError as error:
-            self._say(Met(error))
+            self._say(Met(error, other))
         else:
             self._say(Met())
+
+    def _accused(self) -> int | None:
+        """The worker whose link was lost, if there is one."""
+        lost = (n for n, link in self._links.items() if link.lost.done() and link.lost.exception())
+        return next(lost, None)
 
     async def _inside(self, begin: Begin) -> None:
         """Take part inside of the run's context."""
@@ -152,7 +158,8 @@ class Deployment:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if living.done():
                 error = living.exception()
-                self._say(Ended(sendable(error) if error is not None else None))
+                failed = sendable(error) if error is not None else None
+                self._say(Ended(failed, self._accused()))
             await finished
         finally:
             finished.cancel()

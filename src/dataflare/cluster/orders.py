@@ -89,9 +89,10 @@ class Meet(Struct, frozen=True):
 
 
 class Met(Struct, frozen=True):
-    """The worker is ready; failed: why it is not."""
+    """The worker is ready; failed: why it is not. accused: another worker that it cannot reach."""
 
     failed: BaseException | None = None
+    accused: int | None = None
 
 
 class Begin(Struct, frozen=True):
@@ -212,9 +213,10 @@ class Told(Struct, frozen=True):
 
 
 class Ended(Struct, frozen=True):
-    """All tasks of the worker have ended; failed: one of them failed."""
+    """All tasks of the worker have ended; failed: one of them failed. accused: another worker whose link was lost."""
 
     failed: BaseException | None = None
+    accused: int | None = None
 
 
 class Finish(Struct, frozen=True):
