@@ -190,7 +190,7 @@ error[E0103]: unknown key 'paralelism' in 'settings'
   |
 1 | settings.paralelism=2
   |          ^^^^^^^^^^
-   = known keys: backpressure, batch, checkpoint, error_handling, guarantee, mode, parallelism, resources, restart, run_column, schema_change, state
+   = known keys: backpressure, batch, checkpoint, cluster, degrade, error_handling, guarantee, mode, parallelism, resources, restart, run_column, schema_change, state
    = help: did you mean 'parallelism'?
 """,
     ),
@@ -227,7 +227,7 @@ error[E0103]: unknown key 'paralelism' in 'settings'
   |
 1 | settings: {paralelism: 2}
   |            ^^^^^^^^^^
-   = known keys: backpressure, batch, checkpoint, error_handling, guarantee, mode, parallelism, resources, restart, run_column, schema_change, state
+   = known keys: backpressure, batch, checkpoint, cluster, degrade, error_handling, guarantee, mode, parallelism, resources, restart, run_column, schema_change, state
    = help: did you mean 'parallelism'?
 """,
     ),

@@ -185,7 +185,7 @@ error[E0103]: unknown key 'paralelism' in 'settings'
   |
 2 | settings: {paralelism: 2}
   |            ^^^^^^^^^^
-   = known keys: backpressure, batch, checkpoint, error_handling, guarantee, mode, parallelism, resources, restart, run_column, schema_change, state
+   = known keys: backpressure, batch, checkpoint, cluster, degrade, error_handling, guarantee, mode, parallelism, resources, restart, run_column, schema_change, state
    = help: did you mean 'parallelism'?
 """,
     ),

@@ -222,7 +222,7 @@ def test_sets_are_read_as_yaml_and_win_over_everything(write):
             "  |\n"
             "1 | settings.paralelism=4\n"
             "  |          ^^^^^^^^^^\n"
-            "   = known keys: backpressure, batch, checkpoint, error_handling, guarantee, mode, "
+            "   = known keys: backpressure, batch, checkpoint, cluster, degrade, error_handling, guarantee, mode, "
             "parallelism, resources, restart, run_column, schema_change, state\n"
             "   = help: did you mean 'parallelism'?",
         ),

@@ -218,7 +218,7 @@ error[E0103]: unknown key 'modus' in 'settings'
   |
 4 | settings: {modus: x}
   |            ^^^^^
-   = known keys: backpressure, batch, checkpoint, error_handling, guarantee, mode, parallelism, resources, restart, run_column, schema_change, state
+   = known keys: backpressure, batch, checkpoint, cluster, degrade, error_handling, guarantee, mode, parallelism, resources, restart, run_column, schema_change, state
    = help: did you mean 'mode'?
 
 error[E0108]: step 'z-' reads 'b', but there is no step 'b'
