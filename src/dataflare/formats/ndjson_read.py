@@ -37,6 +37,10 @@ OF_FILES = "; a file that is one list of objects has the format json"
 """The end of the message for a list, where there is a file."""
 
 
+_COMPRESSED = (b"\x1f", b"\x28", b"\x78")
+"""No JSON begins with these bytes. gzip, zstd and zlib do, and Polars would take the data for a compressed file."""
+
+
 class NdjsonPlan(Struct, frozen=True):
     """columns: the sample's. output: the names of the columns to return, in order."""
 
@@ -61,6 +65,8 @@ class NdjsonPlan(Struct, frozen=True):
     def _parsed(self, columns: Sequence[TextColumn], data: bytes) -> pl.LazyFrame:
         json_loss.check_surrogates(data)
         schema = {column.name: _parsed(column.type) for column in columns}
+        if data[:1] in _COMPRESSED:
+            data = b"\n" + data
         return json_loss.checked(pl.scan_ndjson(data, schema=schema), self._read, data)
 
     def _exact(self, data: bytes) -> pl.DataFrame:

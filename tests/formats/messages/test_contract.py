@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from typing import Any
 
 import polars as pl
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,7 +73,12 @@ ODD = (
     b"\xff\xfe",
     b'{"a": 1',
     b'{"a": 1, "a": 2}',
+    b"\x28\xb5\x2f\xfd",
+    gzip.compress(b'{"a": 1}', mtime=0),
+    zstandard.compress(b'{"a": 1}'),
+    zlib.compress(b'{"a": 1}'),
 )
+"""The last ones are compressed: no format says so, and nothing decompresses them."""
 messages = st.lists(
     st.none() | st.sampled_from(GOOD) | st.sampled_from(ODD) | st.binary(max_size=12), max_size=8
 )
