@@ -58,6 +58,7 @@ def values(attributes: Any) -> dict[str, Any]:
     return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in attributes}
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_what_a_run_sends_arrives_behind_the_collector(
     protocol: str, collector: Collector, behind: HttpServer, tmp_path: Path

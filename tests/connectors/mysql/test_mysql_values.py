@@ -105,6 +105,7 @@ VALUES: dict[str, list[Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("type_name", VALUES)
 def test_a_column_keeps_a_value_or_refuses_its_row(database: Database, type_name: str):
     """For each type of a column: the rows that were not refused are in the table as they were."""

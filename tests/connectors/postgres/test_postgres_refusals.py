@@ -165,6 +165,7 @@ def test_rows_of_all_kinds_in_many_epochs(database):
     assert database.rows("select count(*), count(distinct id) from t") == [(19_960, 19_960)]
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("config", MODES[:3], ids=lambda c: c["mode"])
 def test_a_child_may_come_before_its_parent(database, config):
     """In one table, whether its constraint waits or not, though a bad row has the rest cut in slices."""
