@@ -39,7 +39,10 @@ SHARED = (
     "dataflare.sdk.aws",
     "dataflare.sdk.push",
 )
-_IMPORT = re.compile(r"^from dataflare\.(connectors\.[\w.]+|sdk\.json_pages) import", re.MULTILINE)
+_IMPORT = re.compile(
+    r"^from dataflare\.(connectors\.[\w.]+|sdk\.json_pages|sdk\.messages\.build) import",
+    re.MULTILINE,
+)
 ELSEWHERE = {"retry_policy", "tables", "per_table"}
 """Read where the workflow file is, and where it becomes one step for each table."""
 
@@ -133,7 +136,7 @@ ALONE = {"incremental"}
 
 
 def test_each_setting_is_read() -> None:
-    rooms = ("engine", "jobs", "planner", "resilience", "cli", "checkpoint")
+    rooms = ("engine", "cluster", "jobs", "planner", "resilience", "cli", "checkpoint")
     texts = [p.read_text() for room in rooms for p in (SOURCE / room).rglob("*.py")]
     texts.append((SOURCE / "workflow" / "settings.py").read_text())
     unread = [
