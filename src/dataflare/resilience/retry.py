@@ -74,6 +74,7 @@ class Retrying:
         self._leaving, self._clock = leaving, clock
         self._on_retry, self._sleep, self._chance = on_retry, sleep, chance
         self.fallback, self._waiting = fallback, waiting
+        self._surrounds = breaker is not None or waiting is not None
 
     async def call(
         self,
@@ -90,7 +91,8 @@ class Retrying:
         attempts without progress are counted. timed, is_counted and waits: see
         `CircuitBreaker.call`. is_left: whether a run that stops waits for the call, so that its waits are cut then."""
         leaving = self._leaving if is_left else None
-        attempt = self._wrapped(attempt, leaving, timed, is_counted, waits)
+        if self._surrounds or LIVE.get() is not None or injected_faults.ACTIVE is not None:
+            attempt = self._wrapped(attempt, leaving, timed, is_counted, waits)
         started = self._clock()
         try:
             return await attempt()
@@ -121,8 +123,10 @@ class Retrying:
         is_left: bool = True,
     ) -> T:
         """Make a call that must not be repeated. The rest is as for `call`."""
-        leaving = self._leaving if is_left else None
-        return await self._wrapped(attempt, leaving, timed, is_counted, waits)()
+        if self._surrounds or LIVE.get() is not None or injected_faults.ACTIVE is not None:
+            leaving = self._leaving if is_left else None
+            attempt = self._wrapped(attempt, leaving, timed, is_counted, waits)
+        return await attempt()
 
     def _wrapped(
         self,
@@ -142,6 +146,9 @@ class Retrying:
             attempt = partial(call, timed=timed, is_counted=is_counted, waits=waits)
         if self._waiting is not None and self._waiting(self.step) is not None:
             attempt = partial(self._waited, attempt, self._waiting)
+        else:
+            # The run has begun: nothing is told any more of who waits.
+            self._waiting, self._surrounds = None, self._breaker is not None
         return attempt
 
     async def _again(
