@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ _PLAN_MAX = 2 << 20
 """The drawing of a larger plan, as JSON, is left out."""
 _WRITE_S, _WRITE_SHARE = 10.0, 20
 """It is written so often at first, and then each time when so many samples have come."""
+_SPACED_S = 0.5
+"""All runs of a process together write one so often. To write one takes some 10 ms of CPU."""
 
 
 class Recorded(Struct, kw_only=True):
@@ -64,6 +67,9 @@ def recorded(folder: Path, run_id: str) -> Recorded | None:
         return None
 
 
+_ALIVE: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
 class Recorder:
     """Of one run. folder: the workflow's; nothing is written without one."""
 
@@ -73,7 +79,8 @@ class Recorder:
         self.course = Course()
         self._noted: Plan | None = None
         self._writing: asyncio.Future[None] | None = None
-        self._next_write_s = _WRITE_S
+        _ALIVE.add(self)
+        self._next_write_s = max(_WRITE_S, _SPACED_S * len(_ALIVE))
         self._is_told = False
 
     def look(self) -> None:
@@ -84,7 +91,8 @@ class Recorder:
             return
         self._sample(at_s)
         if at_s >= self._next_write_s and (self._writing is None or self._writing.done()):
-            self._next_write_s = at_s + max(_WRITE_S, _WRITE_SHARE * self.course.every_s)
+            pause_s = max(_WRITE_S, _WRITE_SHARE * self.course.every_s, _SPACED_S * len(_ALIVE))
+            self._next_write_s = at_s + pause_s
             self._writing = asyncio.ensure_future(self._kept(self._record()))
 
     async def note_schemas(self, plan: Plan) -> None:
@@ -100,6 +108,7 @@ class Recorder:
 
     async def end(self, result: RunResult) -> None:
         """Write it once more. Adds a warning where it could not be written."""
+        _ALIVE.discard(self)
         if self._writing is not None:
             await asyncio.wait([self._writing])
         self._sample(self._watch.elapsed_s)
