@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from worker_processes import WorkerProcesses
 
+from dataflare import Workflow
+from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.cluster import looking, meeting
 from dataflare.cluster.meeting import (
     answer_mark,
@@ -19,7 +21,9 @@ from dataflare.cluster.meeting import (
     take_marks,
     versions,
 )
+from dataflare.connectors.blackhole import BlackholeDestination
 from dataflare.errors import ConfigError, RunError
+from dataflare.jobs import RunOptions, run
 
 FILE = """
 name: looked
@@ -51,11 +55,11 @@ def test_a_folder_that_one_of_both_does_not_see_is_refused(tmp_path: Path) -> No
 def test_a_look_finds_all_well_and_leaves_nothing_behind(tmp_path: Path) -> None:
     workers = WorkerProcesses(3)
     try:
-        found = asyncio.run(looking.look_at(workers, tmp_path / "state"))
+        found = asyncio.run(looking.look_at(workers, tmp_path / "home" / "state"))
     finally:
         workers.close()
     assert len(found) == 3
-    assert [*(tmp_path / "state").iterdir()] == []
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_worker_of_another_version_is_found(
@@ -109,3 +113,35 @@ def test_check_looks_at_the_cluster(tmp_path: Path) -> None:
     found = json.loads(told.stdout)["steps"][-1]
     assert (found["step"], found["type"]) == ("cluster", "local:2")
     assert found["found"]["workers"] == "2"
+
+
+class OfThisModule(BlackholeDestination):
+    type = "of_this_module"
+
+
+def of_a_function() -> type[BlackholeDestination]:
+    class OfAFunction(BlackholeDestination):
+        type = "of_a_function"
+
+    return OfAFunction
+
+
+@pytest.mark.parametrize(("is_local", "code"), [(True, "E0437"), (False, "E0436")])
+def test_a_class_that_workers_lack_is_told_and_not_tried_again(
+    tmp_path: Path, is_local: bool, code: str
+) -> None:
+    wf = Workflow("classes", base=tmp_path)
+    rows = wf.source("rows", "inline", rows=[{"n": 1}])
+    rows.to("out", of_a_function() if is_local else OfThisModule)
+    workers = WorkerProcesses(1)
+    try:
+        result = run(
+            wf.build(), RunOptions(home=tmp_path / "home", workers=workers, storage=SharedStore)
+        )
+    finally:
+        workers.close()
+    assert result.status == "failed"
+    assert result.error is not None
+    assert result.error.code == code, result.error.message
+    assert "module" in str(result.error.help)
+    assert workers.starts == 1

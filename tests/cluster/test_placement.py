@@ -33,24 +33,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("placed")
 
 
-@given(tasks=st.integers(1, 12), workers=st.integers(1, 6), slots=st.integers(1, 3))
+@given(tasks=st.integers(1, 12), workers=st.integers(1, 6))
 def test_every_task_has_a_place_and_what_goes_to_one_task_stays(
-    folder: Path, tasks: int, workers: int, slots: int
+    folder: Path, tasks: int, workers: int
 ) -> None:
     file = folder / "w.yaml"
     file.write_text(FILE % tasks)
     specs = deployed(plan(load(file), home=folder / "home").stages, None)
-    for placement in ("spread", "pack"):
-        where = placed(specs, workers, placement, slots=slots)  # type: ignore[arg-type]
-        assert where.keys() == {spec.task for spec in specs}
-        for spec in specs:
-            assert (where[spec.task] == workers) == is_beside_job(spec)
-            assert is_beside_job(spec) or where[spec.task] < workers
-            for outlet in spec.outlets:
-                if outlet.exchange == "forward":
-                    assert where[outlet.tasks[0]] in (where[spec.task], workers)
-    spread = set(placed(specs, workers).values()) - {workers}
-    assert len(spread) >= min(workers, tasks)
+    where = placed(specs, workers)
+    assert where.keys() == {spec.task for spec in specs}
+    for spec in specs:
+        assert (where[spec.task] == workers) == is_beside_job(spec)
+        assert is_beside_job(spec) or where[spec.task] < workers
+        for outlet in spec.outlets:
+            if outlet.exchange == "forward":
+                assert where[outlet.tasks[0]] in (where[spec.task], workers)
+    used = set(where.values()) - {workers}
+    assert len(used) >= min(workers, tasks)
 
 
 def test_plan_says_where_tasks_run_and_what_crosses_the_network(tmp_path: Path) -> None:

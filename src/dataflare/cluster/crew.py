@@ -42,9 +42,10 @@ from dataflare.cluster.orders import (
     ToTask,
     Want,
     packed,
+    refuse_unsendable,
     unpacked,
 )
-from dataflare.cluster.placement import Placement, neighbours, placed
+from dataflare.cluster.placement import neighbours, placed
 from dataflare.cluster.worker import WorkerServer
 from dataflare.engine.hosting import Hosted, TaskView
 from dataflare.engine.messages import Checkpoint, Committed, Deploy, Found, Opened
@@ -83,10 +84,8 @@ class Crew:
         workers: Workers,
         outfit: Outfit,
         tell: Tell,
-        placement: Placement = "spread",
     ) -> None:
         self._hosted, self._workers, self._outfit, self._tell = hosted, workers, outfit, tell
-        self._placement: Placement = placement
         self._hands: list[_Hand] = []
         self._own: WorkerServer | None = None
         self._count = 0
@@ -97,7 +96,7 @@ class Crew:
         hosted = self._hosted
         peers = [*await self._workers.ready()]
         self._count = len(peers)
-        where = placed(specs, len(peers), self._placement)
+        where = placed(specs, len(peers))
         if len(peers) in where.values():
             self._own = WorkerServer(self._workers.token, "the command", current())
             peers.append(await self._own.start(self._workers.host))
@@ -113,21 +112,24 @@ class Crew:
         members = [_Member(spec, by_number[where[spec.task]]) for spec in specs]
         for number, hand in by_number.items():
             hand.add([spec for spec in specs if where[spec.task] == number])
-            hand.say(
-                Begin(
-                    hosted.plan,
-                    hosted.settings,
-                    hosted.identity,
-                    hosted.errors,
-                    self._outfit,
-                    tuple(spec if where[spec.task] == number else _bare(spec) for spec in specs),
-                    where,
-                    number,
-                    hosted.metrics.kinds,
-                    hosted.metrics.errors_max,
-                    {n: (pace.rows_per_s, pace.bytes_per_s) for n, pace in hosted.paces.items()},
-                )
+            begin = Begin(
+                hosted.plan,
+                hosted.settings,
+                hosted.identity,
+                hosted.errors,
+                self._outfit,
+                tuple(spec if where[spec.task] == number else _bare(spec) for spec in specs),
+                where,
+                number,
+                hosted.metrics.kinds,
+                hosted.metrics.errors_max,
+                {n: (pace.rows_per_s, pace.bytes_per_s) for n, pace in hosted.paces.items()},
             )
+            try:
+                hand.say(begin)
+            except InternalError:
+                refuse_unsendable(begin)
+                raise
         if hosted.sampling.share is not None:
             self._thin(hosted.sampling.share)
         hosted.sampling.on_change = self._thin
@@ -227,8 +229,9 @@ class _Member:
 
 
 class _Hand:
-    """One worker of the crew. lost: called when it is gone, or does not answer; accused: with another worker that it cannot reach. met: it is ready for tasks; built: its tasks are there; ended: they have
-    ended, or failed. views and uncut: as it said last."""
+    """One worker of the crew. lost: called when it is gone, or does not answer; accused: with another worker that it cannot
+    reach. met: it is ready for tasks; built: its tasks are there; ended: they have ended, or failed. views and uncut: as it
+    said last."""
 
     def __init__(
         self,
@@ -334,8 +337,8 @@ class _Hand:
     def _shared(self, order: Shared) -> None:
         metrics = self._metrics[order.share.task]
         metrics.counts = dict(order.counts)
-        if order.share.epoch is not None:
-            metrics.cuts = {order.share.epoch: metrics.counts}
+        if order.share.epoch is not None and order.cut is not None:
+            metrics.cuts = {order.share.epoch: dict(order.cut)}
         self._store.settle(order.released)
         self._control.share(order.share)
 

@@ -93,14 +93,17 @@ class Deployment:
         """Take part in an attempt, until it is over."""
         self._control.on_message = self._heard
         self._control.lost.add_done_callback(lambda lost: self._finish.set())
-        meet = await self._first(self._meet)
         try:
-            begin = None
+            meet = await self._first(self._meet)
             if meet is not None:
                 await self._meet_others(meet)
-                begin = await self._first(self._begin)
+            begin = await self._first(self._begin)
             if begin is not None:
                 await self._inside(begin)
+        except Exception as error:
+            # The job is told why, and not only that a worker is gone.
+            self._say(Ended(sendable(error)))
+            await self._finish.wait()
         finally:
             for link in self._links.values():
                 await completed(link.aclose())
@@ -229,7 +232,8 @@ class Deployment:
         try:
             order = unpacked(message)
         except Exception as error:
-            self._begin.set_exception(_unread(error))
+            awaited = self._begin if self._meet.done() else self._meet
+            awaited.set_exception(_unread(error))
             return
         match order:
             case Meet():
@@ -264,9 +268,9 @@ class Deployment:
 
     def share(self, share: Share) -> None:
         metrics = self._tasks[share.task].metrics
-        counts = metrics.counts if share.epoch is None else metrics.cuts[share.epoch]
+        cut = None if share.epoch is None else metrics.cuts[share.epoch]
         assert self._store is not None
-        self._say(Shared(share, counts, self._store.take_released()))
+        self._say(Shared(share, cut, metrics.counts, self._store.take_released()))
 
     def fail(self, failure: Fail) -> None:
         if failure.error is not None:
@@ -298,7 +302,7 @@ class Deployment:
             self._say(self._report_now(metrics))
 
     def _report_now(self, metrics: JobMetrics) -> Report:
-        """Of the tasks that moved since the last report."""
+        """Of all tasks."""
         assert self._worker is not None
         reports = []
         for view, task in zip(self._worker.views(), self._worker.tasks, strict=True):
@@ -349,7 +353,7 @@ class _Ways:
 
 def _unread(error: Exception) -> ConfigError:
     return ConfigError(
-        f"a worker cannot read its part of the plan: {type(error).__name__}: {error}",
+        f"a worker cannot read what its job says: {type(error).__name__}: {error}",
         code="E0436",
         help="install the packages and modules of the workflow on every node of the cluster",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +12,17 @@ from dataflare.cluster.crew import Workers
 from dataflare.cluster.link import Link
 from dataflare.cluster.meeting import leave_mark, take_marks, versions
 from dataflare.cluster.orders import Address, Finish, Meet, Met, packed, unpacked
+from dataflare.errors import InternalError
 from dataflare.sdk.threads import in_thread
 
 
 async def look_at(workers: Workers, folder: Path) -> Sequence[Address]:
-    """Every worker has the job's versions, sees the folder, and reaches each other worker. Gives their addresses. Raises as
-    `meeting` says."""
+    """Every worker has the job's versions, sees the folder, and reaches each other worker. Gives their addresses. A file for
+    each is written into the folder, and removed. Raises as `meeting` says."""
     peers = tuple(await workers.ready())
     name = f"look/{secrets.token_hex(8)}"
     links = [await Link.connect(each, workers.token, f"job {name}") for each in peers]
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
     mark = await in_thread(leave_mark, folder, name)
     names = {number: link.peer for number, link in enumerate(links)}
     try:
@@ -36,6 +39,9 @@ async def look_at(workers: Workers, folder: Path) -> Sequence[Address]:
     finally:
         for path in folder.glob(f"{mark}*"):
             path.unlink(missing_ok=True)
+        for each in new:
+            with contextlib.suppress(OSError):  # a run has begun meanwhile
+                each.rmdir()
         for link in links:
             if not link.lost.done():
                 link.send_message(packed(Finish()))
@@ -49,11 +55,11 @@ def _met(link: Link) -> asyncio.Future[Met]:
 
     def heard(message: bytes) -> None:
         order = unpacked(message)
-        if isinstance(order, Met) and not answer.done():
-            answer.set_result(order)
+        if not answer.done():
+            answer.set_result(order if isinstance(order, Met) else Met(order.failed))
 
     def lost(future: asyncio.Future[None]) -> None:
-        error = future.exception()
+        error = future.exception() or InternalError("a worker has left before it answered")
         if not answer.done():
             answer.set_result(Met(error))
 

@@ -49,7 +49,7 @@ from dataflare.engine.messages import (
 )
 from dataflare.engine.metrics import StepMetrics
 from dataflare.engine.row_errors import RowErrors
-from dataflare.errors import DataFlareError, InternalError
+from dataflare.errors import ConfigError, DataFlareError, InternalError
 from dataflare.observability.times import Histogram, Spent
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
@@ -149,9 +149,11 @@ class Thin(Struct, frozen=True):
 
 
 class Shared(Struct, frozen=True):
-    """A task's share, and what it had counted by then. released: chunks that no later checkpoint will name."""
+    """A task's share. cut: what it had counted when it was cut; None for the share of its end. counts: what it has counted
+    now. released: chunks that no later checkpoint will name."""
 
     share: Share
+    cut: Mapping[str, StepMetrics] | None
     counts: Mapping[str, StepMetrics]
     released: Sequence[str] = ()
 
@@ -235,6 +237,20 @@ def packed(order: Struct) -> bytes:
         raise InternalError(
             f"{type(order).__name__} cannot be sent to another process: {error}"
         ) from error
+
+
+def refuse_unsendable(begin: Begin) -> None:
+    """Raise ConfigError (E0437) for a step that exists only in this process, such as a function that is in no module."""
+    for stage in begin.plan.stages:
+        try:
+            pickle.dumps(stage)
+        except Exception as error:
+            raise ConfigError(
+                f"step '{stage.name}' cannot be sent to a worker: {error}",
+                code="E0437",
+                step=stage.steps[0] if stage.steps else stage.name,
+                help="put its functions into a module beside the workflow, and name them in the step",
+            ) from error
 
 
 def unpacked(message: bytes) -> Any:

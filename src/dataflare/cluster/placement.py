@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from dataflare.engine.messages import Deploy
-
-Placement = Literal["spread", "pack"]
 
 
 def is_beside_job(spec: Deploy) -> bool:
@@ -30,13 +27,11 @@ def neighbours(specs: Sequence[Deploy], where: Mapping[str, int]) -> dict[int, s
     return found
 
 
-def placed(
-    specs: Sequence[Deploy], workers: int, placement: Placement = "spread", *, slots: int = 1
-) -> dict[str, int]:
+def placed(specs: Sequence[Deploy], workers: int) -> dict[str, int]:
     """By task, the number of its worker; `workers` is the number of the one in the process of the job.
 
-    Tasks that send all their rows to one other task are placed together with it, so that these rows stay in memory. spread: such groups
-    go to all workers in turn. pack: to as few as have `slots` groups each.
+    Tasks that send all their rows to one other task are placed together with it, so that these rows stay in memory. Such groups
+    go to all workers in turn.
     """
     beside_job = {spec.task for spec in specs if is_beside_job(spec)}
     senders = Counter((inlet.edge, spec.task) for spec in specs for inlet in spec.inlets)
@@ -58,11 +53,7 @@ def placed(
     for spec in specs:
         if spec.task not in beside_job:
             numbers.setdefault(head(spec.task), len(numbers))
-
-    def worker(task: str) -> int:
-        if task in beside_job:
-            return workers
-        number = numbers[head(task)]
-        return min(number // slots, workers - 1) if placement == "pack" else number % workers
-
-    return {spec.task: worker(spec.task) for spec in specs}
+    return {
+        spec.task: workers if spec.task in beside_job else numbers[head(spec.task)] % workers
+        for spec in specs
+    }

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dataflare.cluster.placement import Placement, placed
+from dataflare.cluster.placement import placed
 from dataflare.engine.messages import Deploy
 
 JOB = "the job's process"
 
 
-def placement_view(
-    specs: Sequence[Deploy], workers: int, placement: Placement = "spread"
-) -> dict[str, Any]:
+def placement_view(specs: Sequence[Deploy], workers: int) -> dict[str, Any]:
     """JSON. workers: by name, its tasks; edges: between two steps, how many of its channels lead to another process."""
-    where = placed(specs, workers, placement)
+    where = placed(specs, workers)
     names = [*(f"worker {number}" for number in range(workers)), JOB]
     tasks: dict[str, list[str]] = {}
     for name in names[:workers]:
@@ -38,11 +36,7 @@ def placement_view(
             )
             edge["channels"] += len(outlet.tasks)
             edge["over_network"] += sum(where[each] != where[spec.task] for each in outlet.tasks)
-    return {
-        "placement": placement,
-        "workers": tasks,
-        "edges": [edges[number] for number in sorted(edges)],
-    }
+    return {"workers": tasks, "edges": [edges[number] for number in sorted(edges)]}
 
 
 def placement_text(view: dict[str, Any]) -> str:

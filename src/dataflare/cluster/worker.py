@@ -56,6 +56,9 @@ class WorkerServer:
                 link.fail("it has joined this attempt already")
             else:
                 joined.set_result(link)
+                link.lost.add_done_callback(
+                    lambda lost: self._joined.pop((attempt, int(number)), None)
+                )
         else:
             link.fail(f"it does not say what it is for: {link.peer!r}")
 

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 
 class Hosted(Struct, frozen=True):
-    """What a host is told of the attempt. The first six are data that pickles, except the store. control: whom the tasks
-    answer to. paces: by step, how fast it may go. sampling: which rows of sources go on. scratch: a folder for files that they need only while they live."""
+    """What a host is told of the attempt. plan, settings, identity and errors pickle; the rest is of this process. control: whom
+    the tasks answer to. paces: by step, how fast it may go. sampling: which rows of sources go on. scratch: a folder for
+    files that they need only while they live."""
 
     plan: PhysicalPlan
     settings: Settings

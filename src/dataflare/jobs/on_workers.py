@@ -55,8 +55,7 @@ def host_of(workflow: Workflow, options: RunOptions, store: Storage, tell: Tell)
         tuple(workflow.masked),
         workflow.base,
     )
-    placement = workflow.settings.cluster.placement
-    return partial(Crew, workers=options.workers, outfit=outfit, tell=tell, placement=placement)
+    return partial(Crew, workers=options.workers, outfit=outfit, tell=tell)
 
 
 @contextmanager
@@ -91,7 +90,7 @@ def placement_on(workflow: Workflow, home: Path, where: str) -> dict[str, Any]:
             asked.close()
     workflow = _for_workers(workflow, workers)
     specs = deployed(plan(workflow, home=home).stages, None)
-    return placement_view(specs, workers, workflow.settings.cluster.placement)
+    return placement_view(specs, workers)
 
 
 def found_at(workflow: Workflow, home: Path, where: str) -> Found:

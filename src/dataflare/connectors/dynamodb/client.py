@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from msgspec import Struct
 
 from dataflare.connectors.dynamodb.config import DynamodbSourceConfig
 from dataflare.errors import Retry, SystemError_
-from dataflare.sdk.aws.client import aws_errors, client
+from dataflare.sdk.aws.client import aws_errors, client, service_time
 
 CALLS = 8
 """How many requests are made at a time."""
-_SKEW_S = 2.0
-"""How far this machine's clock may be from that of the service, which tells whole seconds."""
 _WITH_IMAGES = ("NEW_IMAGE", "NEW_AND_OLD_IMAGES")
 
 
@@ -70,7 +66,7 @@ class Table:
         stream = found.get("LatestStreamArn") if told.get("StreamEnabled") else None
         created: datetime = found["CreationDateTime"]
         id_ = str(found.get("TableId") or created.timestamp())
-        return TableState(keys, id_, stream, int(found.get("ItemCount", 0)), _now(answer))
+        return TableState(keys, id_, stream, int(found.get("ItemCount", 0)), service_time(answer))
 
     def _check_stream(self, told: Mapping[str, Any]) -> None:
         kind = told.get("StreamViewType") if told.get("StreamEnabled") else None
@@ -137,12 +133,3 @@ class Table:
     def close(self) -> None:
         self._dynamodb.close()
         self._streams.close()
-
-
-def _now(answer: Mapping[str, Any]) -> float:
-    """The time of the service: this machine's, unless it is far away from that of the answer."""
-    here, text = time.time(), answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-    if text is None:
-        return here
-    there = parsedate_to_datetime(text).timestamp()
-    return here if abs(here - there) < _SKEW_S else there

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from msgspec import Struct
 
 from dataflare.connectors.kinesis.config import KinesisConfig
 from dataflare.errors import Retry, SystemError_
-from dataflare.sdk.aws.client import aws_errors, client
+from dataflare.sdk.aws.client import aws_errors, client, service_time
 
 CALLS = 8
 """How many requests are made at a time."""
-_SKEW_S = 2.0
-"""How far this machine's clock may be from that of the service, which tells whole seconds."""
 
 
 class Shard(Struct, frozen=True):
@@ -68,7 +64,7 @@ class Stream:
         return StreamState(
             f"{created.timestamp():.3f}",
             float(found["RetentionPeriodHours"]) * 3600,
-            _now(answer),
+            service_time(answer),
             found["StreamStatus"],
         )
 
@@ -100,12 +96,3 @@ class Stream:
 
     def close(self) -> None:
         self.kinesis.close()
-
-
-def _now(answer: Mapping[str, Any]) -> float:
-    """The time of the service: this machine's, unless it is far away from that of the answer."""
-    here, text = time.time(), answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-    if text is None:
-        return here
-    there = parsedate_to_datetime(text).timestamp()
-    return here if abs(here - there) < _SKEW_S else there

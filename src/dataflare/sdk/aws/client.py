@@ -6,8 +6,10 @@ Always true: a message contains no part of the credentials; a client belongs to 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 
@@ -19,6 +21,8 @@ from botocore.session import Session
 from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
 from dataflare.sdk.aws.options import AwsOptions
 
+_SKEW_S = 2.0
+"""How far this machine's clock may be from that of a service, which tells whole seconds."""
 _ABSENT = ("QueueDoesNotExist", "NonExistentQueue", "ResourceNotFoundException")
 _FORBIDDEN = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "KMSAccessDenied")
 _LOGIN = (
@@ -194,3 +198,12 @@ def translated(error: Exception, place: str, names: str) -> DataFlareError:
 def _status(error: Exception) -> int:
     answer = getattr(error, "response", None) or {}
     return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def service_time(answer: Mapping[str, Any]) -> float:
+    """The time of the service, in seconds since 1970: this machine's, unless it is far away from that of the answer."""
+    here, text = time.time(), answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if text is None:
+        return here
+    there = parsedate_to_datetime(text).timestamp()
+    return here if abs(here - there) < _SKEW_S else there
