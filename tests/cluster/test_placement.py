@@ -52,6 +52,16 @@ def test_every_task_has_a_place_and_what_goes_to_one_task_stays(
     assert len(used) >= min(workers, tasks)
 
 
+@pytest.mark.parametrize(("path", "beside"), [("out.csv", True), ("out", False)])
+def test_a_single_file_is_written_beside_the_job(folder: Path, path: str, beside: bool) -> None:
+    """It grows under one name in all attempts: a worker that was cut off must not have it open."""
+    file = folder / "single.yaml"
+    file.write_text((FILE % 2).replace("path: out,", f"path: {path},"))
+    specs = deployed(plan(load(file), home=folder / "home").stages, None)
+    where = placed(specs, 3)
+    assert {where[s.task] == 3 for s in specs if s.stage.name == "out"} == {beside}
+
+
 def test_plan_says_where_tasks_run_and_what_crosses_the_network(tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text(FILE % 4)
     command = [sys.executable, "-m", "dataflare", "plan", "w.yaml", "--cluster", "local:2"]

@@ -167,9 +167,6 @@ class DestinationConnector(ABC):
     summary: ClassVar[str] = ""
     example: ClassVar[str] = ""
 
-    beside_job: ClassVar[bool] = False
-    """Whether it can be written only in the process that commits, such as standard output, or a file that one process locks: on
-    a cluster its rows go there."""
     declarations: Declarations | None = None
     """What the catalogue of the source says of columns that arrive as they were read, set by the
     planner. For a table that the destination makes in the same kind of system."""
@@ -181,6 +178,12 @@ class DestinationConnector(ABC):
     def __init__(self, config: Any, context: ConnectorContext) -> None:
         self.config = config
         self.context = context
+
+    @property
+    def beside_job(self) -> bool:
+        """Whether it can be written only in the process that commits, such as standard output, or a file that one process locks: on
+        a cluster its rows go there."""
+        return False
 
     @abstractmethod
     def capabilities(self) -> DestinationCapabilities:

@@ -100,8 +100,6 @@ class SourceConnector(ABC):
     """Whether it reads a table of its changelog again where a user asks for it (`sdk.resyncs`)."""
     lists_only_new: ClassVar[bool] = False
     """Whether `splits` lists nothing when a run would read no rows: this is known before anything is opened."""
-    beside_job: ClassVar[bool] = False
-    """Whether it can be read only in the process that runs the job, such as standard input: on a cluster it is read there."""
     contract: Schema | None = None
     """The step's `schema:`, set before anything else is called; the rows must have these types."""
     learned: Columns = MappingProxyType({})
@@ -145,6 +143,11 @@ class SourceConnector(ABC):
     def __init__(self, config: Any, context: ConnectorContext) -> None:
         self.config = config
         self.context = context
+
+    @property
+    def beside_job(self) -> bool:
+        """Whether it can be read only in the process that runs the job, such as standard input: on a cluster it is read there."""
+        return False
 
     @abstractmethod
     def capabilities(self) -> SourceCapabilities:

@@ -92,7 +92,7 @@ def test_an_epoch_without_a_manifest_is_forgotten(database, mode):
         await step.writer.write_batch(THREE)
         step.die()
         again = await database.step(SCHEMA, attempt=2, **config).start(1, [first])
-        assert sorted(p.name for p in (database.folder / "redo-out").iterdir()) == ["1-0.arrow"]
+        assert sorted(p.name for p in (database.folder / "redo-out").iterdir()) == ["1-1-0.arrow"]
         made = await again.epoch(2, FOUR, final=True)
         assert made.data["rows_total"] == 2
         await again.close()

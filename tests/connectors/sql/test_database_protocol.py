@@ -87,7 +87,7 @@ def test_an_epoch_without_a_manifest_is_forgotten(kind, tmp_path):
         await step.writer.write_batch(THREE)
         step.die()
         again = await Step(kind, tmp_path, SCHEMA, attempt=2).start(1, [first])
-        assert sorted(p.name for p in (tmp_path / "redo-out").iterdir()) == ["1-0.arrow"]
+        assert sorted(p.name for p in (tmp_path / "redo-out").iterdir()) == ["1-1-0.arrow"]
         made = await again.epoch(2, THREE, final=True)
         assert made.data["rows_total"] == 2
         await again.close()

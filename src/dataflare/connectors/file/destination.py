@@ -89,6 +89,12 @@ archive:
     def target(self) -> Target:
         return target_of(self.config, self.context)
 
+    @property
+    def beside_job(self) -> bool:
+        """A single file grows under one name in all attempts, so a worker that was cut off and comes back must not have it
+        open."""
+        return not self.target.is_folder
+
     def capabilities(self) -> DestinationCapabilities:
         target = self.target
         if target.url is not None:

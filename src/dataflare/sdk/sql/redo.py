@@ -3,7 +3,7 @@
 Always true:
 - a file is a sequence of frames, each with eight bytes of length and one Arrow IPC stream with its own schema, so a batch is appended without reading or rewriting the file;
 - a few rows make no file: they are in the committable, so the manifest has them. Each of twenty small tables would else wait for an fsync of its own, and for the removal of its file;
-- a growing file has the name `open-...`; only a sealed, fsynced file has an epoch in its name (`LocalStore.publish` syncs the folder);
+- a growing file has the name `open-...`; only a sealed, fsynced file has an epoch in its name, and it has its attempt there too: a process that was cut off and comes back does not write over the file of the next attempt (`LocalStore.publish` syncs the folder);
 - its xxh3 checksum is in the manifest, and rows that do not match are never applied;
 - rows that the destination refuses stay in it: their numbers are in its last frame, and they are skipped.
 """
@@ -29,7 +29,8 @@ from dataflare.sdk.durable_files import open_private
 
 _LENGTH = struct.Struct("<Q")
 _REFUSED_COLUMN = "__dataflare_refused"
-_SEALED = re.compile(r"^(\d+)-(\d+)\.arrow$")
+_SEALED = re.compile(r"^(\d+)-(\d+)(-\d+)?\.arrow$")
+"""Earlier versions had no attempt in the name."""
 _HELD_ROWS = 16_384
 _HELD_BYTES = 4 * 2**20
 _FEW_BYTES = 16 * 1024
@@ -70,6 +71,7 @@ class RedoWriter:
     ) -> None:
         self._rows_max = rows_max
         self._folder, self._subtask = folder, subtask
+        self._attempt = attempt
         self._open_name = f"open-{attempt}-{subtask}.arrow"
         self._file: IO[bytes] | None = None
         self._sum = xxhash.xxh3_64()
@@ -117,7 +119,7 @@ class RedoWriter:
         else:
             self._file.flush()
             os.fsync(self._file.fileno())
-            name = f"{epoch}-{self._subtask}.arrow"
+            name = f"{epoch}-{self._attempt}-{self._subtask}.arrow"
         self._file.close()
         if name is not None:
             os.replace(self._folder / self._open_name, self._folder / name)
