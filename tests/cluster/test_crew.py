@@ -231,3 +231,25 @@ def test_a_worker_that_hangs_is_left_behind_and_writes_nothing_when_it_wakes(
     assert any("E0830" in warning for warning in result.warnings)
     assert on_workers(folders[0], GENERATED % "", None).status == "finished"
     assert written(folders[0]) == written(folders[1])
+
+
+def test_rows_that_are_left_out_while_a_run_is_degraded_are_counted_over_all_workers(
+    tmp_path: Path, workers: WorkerProcesses
+) -> None:
+    text = """
+name: degraded
+sources:
+  numbers: {type: generate, config: {rows: 20000, rate: 6000/s, seed: 1, columns: {n: {sequence: 0}}}}
+destinations:
+  out: {type: file, inputs: [numbers], config: {path: out, format: csv}}
+settings:
+  parallelism: 2
+  degrade: {when: "elapsed > 1s", sample: 0.25}
+"""
+    result = on_workers(tmp_path, text, workers)
+    assert result.status == "finished", result.error
+    written = pl.concat([pl.read_csv(each) for each in (tmp_path / "out").glob("*.csv")])
+    left_out = result.steps["numbers"]["degraded"]
+    assert left_out > 0
+    assert written.height + left_out == 20_000
+    assert written["n"].n_unique() == written.height
