@@ -152,6 +152,36 @@ def test_the_log_is_followed_and_its_level_changed(running: Path) -> None:
     assert "E0815" in dataflare(running, "logs", "live", "--run", "none").stderr
 
 
+def test_a_run_is_scaled_while_it_runs(running: Path) -> None:
+    done = dataflare(running, "scale", "live", "--parallelism", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["workflow"], answer["now"]["parallelism"]) == ("live", 3)
+    assert answer["epoch"] > 0
+    assert 0 < answer["pause_s"] < 60
+    (view,) = json.loads(dataflare(running, "status", "--json").stdout)
+    assert {stage["name"]: stage["tasks"] for stage in view["stages"]}["newest"] == 3
+    again = dataflare(running, "scale", "live", "--parallelism", "3")
+    assert (again.returncode, "as before" in again.stdout) == (0, True)
+    for options, code in (
+        ((), "E0120"),
+        (("--workers", "2"), "E0834"),
+        (("--parallelism", "999"), "E0834"),
+    ):
+        refused = dataflare(running, "scale", "live", *options)
+        assert refused.returncode == 2
+        assert code in refused.stderr
+    nothing = dataflare(running, "scale", "other", "--parallelism", "3")
+    assert nothing.returncode == 2
+    rows = _rows(running / "out.db")
+    while _rows(running / "out.db") <= rows:  # it goes on
+        pass
+    connection = sqlite3.connect(running / "out.db")
+    ids = [n for (n,) in connection.execute("select id from t order by id")]
+    connection.close()
+    assert ids == list(range(1, 2 * len(ids), 2))
+
+
 def test_rows_are_as_without_a_look(running: Path) -> None:
     assert dataflare(running, "tap", "live", "out", "-n", "20", "--rate", "1000").returncode == 0
     connection = sqlite3.connect(running / "out.db")

@@ -47,3 +47,22 @@ def test_what_is_no_cluster_is_refused(tmp_path: Path, where: str) -> None:
     assert isinstance(error, dict)
     assert (status, error["code"]) == (2, "E0432")
     assert "local:N" in str(error["help"])
+
+
+def test_a_run_on_a_local_cluster_gets_more_workers(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(FILE.replace("rows: 20000,", "rows: 20000, rate: 2000/s,"))
+    command = [sys.executable, "-m", "dataflare", "run", "w.yaml", "--json", "--cluster", "local:1"]
+    running = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    answer: dict[str, object] = {}
+    while not answer.get("now"):
+        assert running.poll() is None, running.communicate()[1]
+        scale = [sys.executable, "-m", "dataflare", "scale", "counted", "--workers", "2", "--json"]
+        done = subprocess.run(scale, cwd=tmp_path, capture_output=True, text=True, check=False)
+        answer = json.loads(done.stdout)
+    stdout, told = running.communicate(timeout=120)
+    assert (running.returncode, json.loads(stdout)["status"]) == (0, "finished"), told
+    assert answer["now"] == {"workers": 2, "parallelism": 2}
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert sum(int(line.split(",")[1]) for line in lines[1:]) == 20_000

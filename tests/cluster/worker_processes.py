@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from dataflare.errors import SystemError_
+
 Address = tuple[str, int]
 
 
@@ -17,7 +19,9 @@ class WorkerProcesses:
 
     host = "127.0.0.1"
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, room: int = 1000) -> None:
+        """room: there may be so many."""
+        self.count, self.room = count, room
         self.token = secrets.token_bytes(32)
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * count
         self.addresses: list[Address] = [("", 0)] * count
@@ -25,8 +29,26 @@ class WorkerProcesses:
         self.starts = 0
 
     async def ready(self) -> Sequence[Address]:
-        await asyncio.gather(*(self._start(number) for number in range(len(self.processes))))
-        return self.addresses
+        await asyncio.gather(*(self._start(number) for number in range(self.count)))
+        return self.addresses[: self.count]
+
+    async def hold(self, count: int) -> None:
+        if count > self.room:
+            raise SystemError_("no room for so many workers", code="E0617", help="ask for fewer")
+        more = max(0, count - len(self.processes))
+        self.processes += [None] * more
+        self.addresses += [("", 0)] * more
+        await asyncio.gather(*(self._start(number) for number in range(count)))
+
+    def use(self, count: int) -> None:
+        self.count = count
+
+    async def release(self) -> None:
+        for process in self.processes[self.count :]:
+            if process is not None:
+                process.kill()
+                self.left.append(process)
+        del self.processes[self.count :], self.addresses[self.count :]
 
     async def _start(self, number: int) -> None:
         if self.processes[number] is not None:

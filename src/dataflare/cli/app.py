@@ -44,6 +44,7 @@ _COMMANDS = {
     "top": _NOW,
     "tap": _NOW,
     "loglevel": _NOW,
+    "scale": _NOW,
     "wait": _NOW,
     "logs": _LOOK_BACK,
     "runs": _LOOK_BACK,

@@ -60,16 +60,26 @@ _CLOSE_S = 5.0
 
 
 class Workers(Protocol):
-    """Processes that run tasks, wherever they are. token: that they know. host: the address of this machine that they
-    reach."""
+    """Processes that run tasks, wherever they are. token: that they know. count: how many of them attempts use. host: the address of
+    this machine that they reach."""
 
     token: bytes
+    count: int
 
     @property
     def host(self) -> str: ...
 
     async def ready(self) -> Sequence[Address]:
-        """The addresses of all workers. Those that were lost have been replaced."""
+        """The addresses of the workers that are used. Those that were lost have been replaced."""
+
+    async def hold(self, count: int) -> None:
+        """Have at least so many, beside those that are used. Raises SystemError_ (E0617) where there is no room for them."""
+
+    def use(self, count: int) -> None:
+        """From the next attempt on, use so many of those that there are."""
+
+    async def release(self) -> None:
+        """End those that are not used."""
 
     def lost(self, number: int) -> None:
         """A worker is gone, or does not answer: nothing is asked of it again."""

@@ -67,6 +67,8 @@ class RayWorkers:
         self._actors: list[Any] = []
         self._addresses: list[Address | None] = []
         self._began = False
+        self._placing = threading.Lock()
+        self.count = 0
 
     def possible(self) -> int:
         """How many workers the free processors are enough for. Blocking."""
@@ -80,10 +82,36 @@ class RayWorkers:
 
     def start(self) -> int:
         """Place the workers. Returns how many there are. Blocking."""
-        return len(self._ready())
+        self.count = self.place.workers or self.possible()
+        return len(self._ready(self.count))
 
     async def ready(self) -> Sequence[Address]:
-        return await in_thread(self._ready)
+        return (await in_thread(self._ready, self.count))[: self.count]
+
+    async def hold(self, count: int) -> None:
+        await in_thread(self._hold, count)
+
+    def _hold(self, count: int) -> None:
+        before = len(self._actors)
+        try:
+            self._ready(count)
+        except SystemError_:
+            self._end(before)
+            raise
+
+    def use(self, count: int) -> None:
+        self.count = count
+
+    async def release(self) -> None:
+        await in_thread(self._end, self.count)
+
+    def _end(self, first: int) -> None:
+        """End the workers from this number on."""
+        with self._placing:
+            for actor in self._actors[first:]:
+                if actor is not None:
+                    self._ray.kill(actor)
+            del self._actors[first:], self._addresses[first:]
 
     def lost(self, number: int) -> None:
         actor, self._actors[number] = self._actors[number], None
@@ -99,11 +127,16 @@ class RayWorkers:
         if self._began:
             self._ray.shutdown()
 
-    def _ready(self) -> Sequence[Address]:
-        if not self._actors:
-            count = self.place.workers or self.possible()
-            self._connect()
-            self._actors, self._addresses = [None] * count, [None] * count
+    def _ready(self, count: int) -> Sequence[Address]:
+        """The addresses of at least so many workers, placed where they are not there."""
+        with self._placing:
+            return self._placed_all(count)
+
+    def _placed_all(self, count: int) -> Sequence[Address]:
+        self._connect()
+        more = [None] * (count - len(self._actors))
+        self._actors += more
+        self._addresses += more
         for number, actor in enumerate(self._actors):
             if actor is None:
                 self._actors[number] = self._placed(number)
@@ -149,7 +182,8 @@ class RayWorkers:
     def _placed(self, number: int) -> Any:
         place = self.place
         actor = self._ray.remote(_WorkerActor).options(
-            num_cpus=place.cpu,
+            # On this machine there are as many as are asked for, whatever its processors.
+            num_cpus=place.cpu if place.address is not None else 0,
             memory=place.memory,
             resources={place.label: 0.001} if place.label else None,
             scheduling_strategy="SPREAD" if place.spread else "DEFAULT",

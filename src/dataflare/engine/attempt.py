@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -73,9 +74,18 @@ class Ending(Struct, frozen=True):
     manifest: Manifest | None
 
 
+class Resized(Exception):
+    """Ends an attempt so that the next one has another size. Not a failure. began_s: when its last checkpoint began, of
+    `time.monotonic`; epoch: that checkpoint."""
+
+    def __init__(self, began_s: float, epoch: int) -> None:
+        super().__init__(began_s, epoch)
+        self.began_s, self.epoch = began_s, epoch
+
+
 class Attempt:
     """Built for one start; `run` is called once. scratch: a folder for files that it needs only while it lives;
-    None: the store's. paces: by step, how fast it may go, and sampling: which rows go on; they live as long as the run. host: makes what runs its tasks."""
+    None: the store's. paces: by step, how fast it may go, and sampling: which rows go on; they live as long as the run. host: makes what runs its tasks. on_begun: called when they run."""
 
     def __init__(
         self,
@@ -92,6 +102,7 @@ class Attempt:
         paces: Mapping[str, Pace] | None = None,
         sampling: Sampling | None = None,
         host: HostMaker = Worker,
+        on_begun: Callable[[], None] = lambda: None,
     ) -> None:
         self._paces, self._sampling = paces or {}, sampling or Sampling()
         self.in_flight = InFlight()
@@ -110,7 +121,8 @@ class Attempt:
         self.retries = retries or Retries()
         self.coordinator: Coordinator | None = None
         self._scratch = scratch or store.scratch
-        self._wanted = asyncio.Event()
+        self._wanted, self._resizing = asyncio.Event(), asyncio.Event()
+        self._on_begun = on_begun
         self._waiting: list[asyncio.Future[Manifest]] = []
         self._make_host = host
         self._host: Host | None = None
@@ -174,6 +186,10 @@ class Attempt:
         self._wanted.set()
         return await future
 
+    def resize(self) -> None:
+        """End with a checkpoint, and `Resized`."""
+        self._resizing.set()
+
     async def run(self, stop: asyncio.Event) -> Ending:
         """Run to the end of input, or until `stop` is set: then a checkpoint is taken first. Cancelled, it takes
         none, and raises when its tasks and threads have ended."""
@@ -201,6 +217,7 @@ class Attempt:
             lives = [*self._host.lives()]
             lives += [finder.run() for finder in coordinator.finders.values()]
             running: list[asyncio.Future[None]] = [asyncio.ensure_future(live) for live in lives]
+            self._on_begun()
             leading = asyncio.ensure_future(self._lead(coordinator, stop))
             cancelled = False
             try:
@@ -220,7 +237,7 @@ class Attempt:
                 await completed(self._host.aclose())
 
     async def _lead(self, coordinator: Coordinator, stop: asyncio.Event) -> Ending:
-        """Cut epochs until the end. Raises FieldsAppeared for fields that the plan has no columns for."""
+        """Cut epochs until the end. Raises FieldsAppeared for fields that the plan has no columns for, and Resized."""
         interval = self.settings.checkpoint.interval
         clock = asyncio.get_running_loop().time
         # Jobs that start together must not cut together for ever: each cut takes the event loop 0.5 ms.
@@ -230,11 +247,12 @@ class Attempt:
         stopped.add_done_callback(self._leave)
         wanted = asyncio.ensure_future(self._wanted.wait())
         appeared = asyncio.ensure_future(coordinator.fields_appeared.wait())
+        resizing = asyncio.ensure_future(self._resizing.wait())
         manifest: Manifest | None = None
         try:
             while True:
                 await asyncio.wait(
-                    [ended, stopped, appeared, wanted],
+                    [ended, stopped, appeared, wanted, resizing],
                     timeout=None if self.plan.commits_wait else next_s,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
@@ -252,6 +270,9 @@ class Attempt:
                         # What was read so far is kept, so that no row is read or shown twice.
                         await coordinator.checkpoint(stops=True)
                     raise new_fields.appeared(coordinator.new_fields)
+                if resizing.done():
+                    began_s = time.monotonic()
+                    raise Resized(began_s, (await coordinator.checkpoint(stops=True)).epoch)
                 if wanted.done():
                     self._wanted.clear()
                     wanted = asyncio.ensure_future(self._wanted.wait())
@@ -265,7 +286,7 @@ class Attempt:
             # New fields stand inside a transaction: what was read of it is read again.
             raise new_fields.appeared(coordinator.new_fields) from None
         finally:
-            for waiting in (ended, stopped, appeared, wanted):
+            for waiting in (ended, stopped, appeared, wanted, resizing):
                 waiting.cancel()
             for future in self._waiting:
                 future.cancel()

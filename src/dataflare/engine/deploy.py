@@ -50,8 +50,8 @@ _HOLD_SHARE = 0.33
 """Small batches of a live stream are held together for at most this share of the latency target.
 At the default target that is 6.6 ms: rows wait half of it on average, and the fixed cost of a batch
 is paid 150 times a second."""
-_STATE_SHARE = 0.5
-"""All tables together keep so much of the budget in memory; the rest of them is in storage."""
+STATE_SHARE = 0.5
+"""All tables of a process together keep so much of its budget in memory; the rest of them is in storage."""
 _SPARE_READERS = 4
 """At least so many splits that never end may be found while a run goes on."""
 _POINTS_SHARE = 0.25
@@ -202,9 +202,12 @@ class Worker:
         self._inboxes: dict[str, Inbox] = {}
         self._tables: dict[int, LookupTables] = {}
         self._asked: dict[int, dict[str, AskedTable]] = {}
+        self._readers = self._stateful = 0
 
     async def deploy(self, specs: Sequence[Deploy]) -> Sequence[Task]:
         mine = [spec for spec in specs if self._here is None or spec.task in self._here]
+        self._readers = sum(spec.stage.source is not None for spec in mine)
+        self._stateful = sum(spec.stage.operator is not None for spec in mine)
         for spec in mine:
             self._inboxes[spec.task] = Inbox(spec.task, self.controller, self.budget)
             pace = self._paces.of(spec.stage)
@@ -357,7 +360,6 @@ class Worker:
     def _reading(self, stage: Stage) -> Reading:
         assert stage.source is not None
         watched = stage.name in self.plan.watched
-        readers = sum(s.parallelism for s in self.plan.stages if s.source is not None)
         bodies = {None: stage.body} if stage.body else stage.sides
         return Reading(
             stage.source,
@@ -367,7 +369,7 @@ class Worker:
             run_key=hash_text(self.identity.run_id),
             hold_s=self.settings.batch.latency_target * _HOLD_SHARE,
             schema_change=self.settings.schema_change if watched else None,
-            flying_bytes_max=int(self.settings.resources.memory * _FLYING_SHARE / readers),
+            flying_bytes_max=int(self.settings.resources.memory * _FLYING_SHARE / self._readers),
             drift=self._drift,
             turns=self._turns_of(stage),
             pace=self._paces.of(stage),
@@ -386,8 +388,7 @@ class Worker:
         layout = layout_of(self.plan, stage)
         refuse_other_layout(stage.name, spec.state, layout)
         chunks = ChunkFolder(self.store, stage.name, spec.subtask, self.identity.attempt)
-        stateful = sum(s.parallelism for s in self.plan.stages if s.operator is not None)
-        state_max = int(self.settings.resources.memory * _STATE_SHARE / stateful)
+        state_max = int(self.settings.resources.memory * STATE_SHARE / self._stateful)
         backend = self.settings.state.backend
         tables = Tables(
             spec.subtask,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,6 +19,9 @@ from dataflare.planner.graph import SourceNode
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.planner.written_as import partial_results, unread_kinds
 from dataflare.sdk.destination import Delivery
+
+if TYPE_CHECKING:
+    from dataflare.jobs.watching import Watch
 
 
 def doubts_of(plan: Plan) -> Iterator[str]:
@@ -194,6 +197,39 @@ def _shown(destination: str, rows: int) -> str:
         return f"destination '{destination}' shows nothing of this run"
     verb = "is" if rows == 1 else "are"
     return f"destination '{destination}': {in_words(rows)} of this run {verb} there"
+
+
+def result_of(
+    watch: Watch,
+    status: str,
+    error: DataFlareError | None,
+    resumed_from: int | None,
+    published: Mapping[str, Mapping[str, Any]],
+    notes: Mapping[str, Sequence[str]],
+    letters_at: Mapping[str, str],
+) -> RunResult:
+    """The result of a run that has ended, with its last warnings. published: by destination, what it has. notes: by step, what
+    sources say in the end. letters_at: by step, where its dead letters are."""
+    metrics, calls = watch.metrics, watch.calls
+    closing = closing_warnings(metrics, calls.retried, calls.held_back, published, letters_at)
+    watch.warnings.extend(closing)
+    times, slowest = watch.who_is_slow()
+    return RunResult(
+        times=times,
+        slowest=slowest,
+        workflow=watch.workflow.name,
+        run_id=watch.run_id,
+        status=status,
+        resumed_from=resumed_from,
+        duration_s=watch.elapsed_s,
+        steps=with_deleted(metrics.to_json(), published),
+        checkpoints=metrics.checkpoints.completed,
+        last_checkpoint_bytes=metrics.checkpoints.last_bytes,
+        error=error,
+        warnings=watch.warnings.shown(),
+        published=published,
+        notes=notes_of(notes),
+    )
 
 
 def notes_of(notes: Mapping[str, Sequence[str]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,13 @@ def _rows(watch: Watch, tap: Tap) -> Generator[Mapping[str, Any]]:
             watch.untap(tap)
 
 
+def _number(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
 @contextlib.contextmanager
 def door_of(watch: Watch, home: Path) -> Iterator[None]:
-    """An observer of a run (see `RunOptions`): it answers `status`, `top`, `tap` and `loglevel`."""
+    """An observer of a run (see `RunOptions`): it answers `status`, `top`, `tap`, `loglevel` and `scale`."""
 
     def view(_: Mapping[str, Any]) -> Generator[Mapping[str, Any]]:
         yield watch.ask().to_json()
@@ -60,7 +65,14 @@ def door_of(watch: Watch, home: Path) -> Iterator[None]:
             watch.log.set_level(str(asked.get("component") or ""), str(asked["level"]))
         yield {"levels": dict(watch.log.levels)}
 
-    answers = {"view": view, "tap": tap, "level": level}
+    def scale(asked: Mapping[str, Any]) -> Generator[Mapping[str, Any]]:
+        answer = watch.scale(_number(asked.get("workers")), _number(asked.get("parallelism")))
+        while not answer.done():
+            wait([answer], _SILENT_S)
+            yield {}  # it takes as long as the checkpoint, and the workers that are placed
+        yield answer.result().to_json()
+
+    answers = {"view": view, "tap": tap, "level": level, "scale": scale}
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(open_door(home / watch.workflow.name, answers))

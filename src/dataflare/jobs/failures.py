@@ -11,12 +11,32 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from dataflare.checkpoint.runs import RunFailure, RunRecord, utc_text
-from dataflare.errors import Blame, DataFlareError, InternalError, SystemError_
+from dataflare.errors import Blame, DataFlareError, InternalError, Retry, SystemError_
+from dataflare.resilience.backoff import backoff_s
+from dataflare.resilience.policy import AFTER_MAX_S
 from dataflare.workflow.model import Workflow
 from dataflare.workflow.places import mentioned
 
 if TYPE_CHECKING:
     from dataflare.jobs.lineage import Lineage
+    from dataflare.workflow.settings import Restart
+
+
+class Restarts:
+    """The failed attempts of a run, judged by its `settings.restart`."""
+
+    def __init__(self, policy: Restart) -> None:
+        self._policy = policy
+        self._failed_at: list[float] = []
+
+    def delay_s(self, error: DataFlareError) -> float | None:
+        """An attempt has failed: how long to wait before the next one, seconds. None: none follows."""
+        policy, now = self._policy, time.monotonic()
+        self._failed_at = [t for t in self._failed_at if now - t < policy.window] + [now]
+        if error.retry is Retry.NEVER or len(self._failed_at) > policy.attempts:
+            return None
+        delay = backoff_s(policy.delay, policy.max_delay, len(self._failed_at))
+        return max(delay, min(error.retry_after_s or 0.0, AFTER_MAX_S))
 
 
 def place(workflow: Workflow, error: DataFlareError) -> DataFlareError:

@@ -21,6 +21,7 @@ from dataflare.errors import ConfigError, DataFlareError
 from dataflare.jobs.breakers import circuit_breakers, fallbacks
 from dataflare.jobs.inspect import Found
 from dataflare.jobs.lineage import storage_of
+from dataflare.jobs.scaling import with_parallelism
 from dataflare.planner import plan
 from dataflare.planner.retries import retry_policies
 from dataflare.resilience.retry import Retries
@@ -68,8 +69,9 @@ def on_cluster(
 
     workers = RayWorkers(Place.of(where, workflow.settings.cluster))
     try:
+        follows = _follows(workflow)
         workflow = _for_workers(workflow, workers.start())
-        yield workflow, replace(options, workers=workers, storage=SharedStore)
+        yield workflow, replace(options, workers=workers, storage=SharedStore, follows=follows)
     finally:
         workers.close()
 
@@ -116,11 +118,14 @@ def found_at(workflow: Workflow, home: Path, where: str) -> Found:
 
 def _for_workers(workflow: Workflow, workers: int) -> Workflow:
     """The workflow with a task of each step for each worker, unless it says how many."""
-    settings = workflow.settings
-    if "parallelism" in settings.model_fields_set:
+    if not _follows(workflow):
         return workflow
-    parallelism = min(workers, PARALLELISM_MAX)
-    return replace(workflow, settings=settings.model_copy(update={"parallelism": parallelism}))
+    return with_parallelism(workflow, min(workers, PARALLELISM_MAX))
+
+
+def _follows(workflow: Workflow) -> bool:
+    """Whether there are as many tasks of a step as workers."""
+    return "parallelism" not in workflow.settings.model_fields_set
 
 
 def retries_of(workflow: Workflow, tell: Tell) -> Retries:

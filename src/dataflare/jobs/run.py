@@ -24,24 +24,22 @@ from dataflare.checkpoint.files import make_state_folder
 from dataflare.checkpoint.lock import RunLock
 from dataflare.checkpoint.runs import RunRecord, new_run_id, utc_text
 from dataflare.checkpoint.store import Storage
-from dataflare.engine.attempt import Attempt, Ending, Start
+from dataflare.engine.attempt import Attempt, Ending, Resized, Start
 from dataflare.engine.coordinator import Identity
 from dataflare.errors import CheckpointError, DataFlareError, Retry
 from dataflare.jobs.absent_tables import with_absent
 from dataflare.jobs.alerting import alerting
 from dataflare.jobs.closing import (
-    closing_warnings,
     doubts_of,
     ended,
     finished_before,
     letter_places,
-    notes_of,
+    result_of,
     visible_at_once,
     what_is_visible,
-    with_deleted,
 )
 from dataflare.jobs.counting import policies_of
-from dataflare.jobs.failures import as_dataflare_error, place, recorded_failure
+from dataflare.jobs.failures import Restarts, as_dataflare_error, place, recorded_failure
 from dataflare.jobs.going_on import state_before
 from dataflare.jobs.interrupts import LeftEarly, happens_within, interruptible, unless_left
 from dataflare.jobs.known_tables import expanded_to_run
@@ -60,13 +58,12 @@ from dataflare.jobs.recovery import (
 from dataflare.jobs.replaced_rows import nothing_to_replace_with
 from dataflare.jobs.reporting import reporting
 from dataflare.jobs.result import RunResult
+from dataflare.jobs.scaling import Scaling, with_parallelism
 from dataflare.jobs.unread import unread
 from dataflare.jobs.watching import Watch
 from dataflare.model.new_fields import Columns, FieldsAppeared
 from dataflare.model.new_tables import TablesAppeared
 from dataflare.planner import Plan, plan_async
-from dataflare.resilience.backoff import backoff_s
-from dataflare.resilience.policy import AFTER_MAX_S
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer
 from dataflare.sdk.threads import completed, in_thread, own_threads
@@ -117,6 +114,8 @@ class _Run:
         self._given = workflow  # without a step for each table
         self.interrupted = self.unread = self.has_met = False
         self.watch = Watch(workflow, self.run_id, options)
+        self.scaling = Scaling(options.workers, options.follows, self._planned_again)
+        self.watch.scaling = self.scaling
         self._use(workflow)
         self.resumed_from: int | None = None
         self.published: dict[str, Mapping[str, Any]] = {}
@@ -175,9 +174,13 @@ class _Run:
                 told(result)
         return result
 
-    async def _plan(self, learned: Mapping[str, Columns]) -> Plan:
+    async def _planned_again(self, workflow: Workflow) -> Plan:
+        """The plan of this run, where its workflow has other settings."""
+        return await self._plan(self.lineage.current.learned, workflow)
+
+    async def _plan(self, learned: Mapping[str, Columns], workflow: Workflow | None = None) -> Plan:
         return await plan_async(
-            self.workflow,
+            workflow or self.workflow,
             home=self.options.home,
             policy=self.options.policy,
             retries=self.retries,
@@ -204,10 +207,15 @@ class _Run:
         with self.watch.watched():
             async with alerting(self.watch, self.lineage.folder):
                 self.watch.log.log("info", "run", f"run {self.run_id} has begun")
-                status, error, carried = await self._attempts(plan, resume)
-                if status == "finished" and self.lineage.adopted_finished:
-                    plan, resume = await self._after_adopted(plan, carried or {})
+                try:
                     status, error, carried = await self._attempts(plan, resume)
+                    if status == "finished" and self.lineage.adopted_finished:
+                        # A new run of its lineage, with its carried values.
+                        await self.lineage.keep(finished=True, carried=carried or {})
+                        resume = await self.lineage.begin(plan)
+                        status, error, carried = await self._attempts(plan, resume)
+                finally:
+                    await self.scaling.aclose()
                 self.watch.ended(status, error)
                 if status == "finished":
                     await self.lineage.keep(finished=True, carried=carried or {})
@@ -217,11 +225,6 @@ class _Run:
         if status == "failed":
             self.watch.warnings.extend(what_is_visible(plan.stages, self.metrics))
         return self._result(status, error), carried
-
-    async def _after_adopted(self, plan: Plan, carried: dict[str, Any]) -> tuple[Plan, bool]:
-        """The adopted run had finished. Begin a new run of its lineage, with its carried values."""
-        await self.lineage.keep(finished=True, carried=carried)
-        return plan, await self.lineage.begin(plan)
 
     async def _tell(self, result: RunResult, record: RunRecord) -> None:
         """Say how the run ended, then record that it was said: the last act of a run. A process that
@@ -254,14 +257,14 @@ class _Run:
         self, plan: Plan, resume: bool
     ) -> tuple[str, DataFlareError | None, dict[str, Any] | None]:
         """Run attempts until one is the last. Returns status, error and the values that sources carry."""
-        policy = self.workflow.settings.restart
-        failures: list[float] = []
-        replans = 0
+        restarts, replans = Restarts(self.workflow.settings.restart), 0
         for_s, loop = self.options.for_s, asyncio.get_running_loop()
         timer = loop.call_later(for_s, self.stop.set) if for_s is not None else None
         try:
             while True:
                 try:
+                    resized = await self.scaling.take(self.workflow, plan)
+                    plan = self._with_size(resized) or plan
                     attempt = self._attempt(plan, resume)
                     return await unless_left(self.leave, attempt, is_begun=self.watch.reads)
                 except LeftEarly:
@@ -269,6 +272,11 @@ class _Run:
                     return self._stopped_by(), None, None
                 except asyncio.CancelledError:
                     raise
+                except Resized as ended_at:
+                    self.scaling.cut(ended_at.began_s, ended_at.epoch)
+                    resume = True
+                    await self._count_attempt()
+                    continue
                 except (FieldsAppeared, TablesAppeared) as appeared:
                     try:
                         if isinstance(appeared, TablesAppeared):
@@ -282,22 +290,37 @@ class _Run:
                         error = place(self.workflow, refused)
                 except Exception as raised:
                     error = place(self.workflow, as_dataflare_error(raised))
+                former = self._with_size(self.scaling.give_up(self.workflow, error))
+                if former is not None:
+                    plan, resume = former, True
+                    await self._count_attempt()
+                    continue
                 if self.stop.is_set() and error.retry is not Retry.NEVER:
                     return self._cut_short(error)
-                now = time.monotonic()
-                failures = [t for t in failures if now - t < policy.window] + [now]
-                if error.retry is Retry.NEVER or len(failures) > policy.attempts:
+                delay = restarts.delay_s(error)
+                if delay is None:
                     return "failed", error, None
-                delay = backoff_s(policy.delay, policy.max_delay, len(failures))
-                delay = max(delay, min(error.retry_after_s or 0.0, AFTER_MAX_S))
                 self.watch.restarting(error, delay)
                 if await happens_within(self.stop, delay):
                     return self._cut_short(error)
                 resume = True
-                await self.lineage.keep(attempt=self.lineage.current.attempt + 1)
+                await self._count_attempt()
         finally:
             if timer is not None:
                 timer.cancel()
+
+    async def _count_attempt(self) -> None:
+        await self.lineage.keep(attempt=self.lineage.current.attempt + 1)
+
+    def _with_size(self, resized: tuple[Workflow, Plan] | None) -> Plan | None:
+        """Give what follows another size. Returns its plan."""
+        if resized is None:
+            return None
+        self.workflow, plan = resized
+        self._given = with_parallelism(self._given, self.workflow.settings.parallelism)
+        self.watch.workflow = self.workflow
+        self.lineage.grow(self.workflow, self.options)
+        return plan
 
     async def _take_in(self, appeared: TablesAppeared) -> Plan:
         """Make a plan with tables that came, as the next start would."""
@@ -430,8 +453,10 @@ class _Run:
             paces=self.watch.paces,
             sampling=self.watch.sampling,
             host=host_of(self.workflow, self.options, store, self.watch.calls.told_by_worker),
+            on_begun=self.scaling.begun,
         )
         self.watch.begin_attempt(attempt)
+        self.scaling.watch_over(attempt)
         answer = partial(self.lineage.answer_savepoints, attempt.checkpoint_now)
         reports = asyncio.ensure_future(reporting(self.watch, answer))
         try:
@@ -439,13 +464,14 @@ class _Run:
         finally:
             reports.cancel()
             await completed(asyncio.gather(reports, return_exceptions=True))
+            self.scaling.watch_over(None)
             self.watch.end_attempt()
             self.watch.report()
 
     def _notice(self, recovered: Recovered) -> None:
         self.watch.warn(recovered.notices)
         if recovered.manifest is not None:
-            if self.resumed_from is None:
+            if self.resumed_from is None and not self.scaling.has_taken:
                 self.resumed_from = recovered.manifest.epoch
                 self.watch.is_resumed = not self.watch.restarts
             self.watch.say(f"resumed from checkpoint {recovered.manifest.epoch}")
@@ -453,32 +479,8 @@ class _Run:
     # -- the end -----------------------------------------------------------------------------------
 
     def _result(self, status: str, error: DataFlareError | None) -> RunResult:
-        watch = self.watch
-        closing = closing_warnings(
-            self.metrics,
-            watch.calls.retried,
-            watch.calls.held_back,
-            self.published,
-            self.letters_at,
-        )
-        watch.warnings.extend(closing)
-        times, slowest = self.watch.who_is_slow()
-        return RunResult(
-            times=times,
-            slowest=slowest,
-            workflow=self.workflow.name,
-            run_id=self.run_id,
-            status=status,
-            resumed_from=self.resumed_from,
-            duration_s=self.watch.elapsed_s,
-            steps=with_deleted(self.metrics.to_json(), self.published),
-            checkpoints=self.metrics.checkpoints.completed,
-            last_checkpoint_bytes=self.metrics.checkpoints.last_bytes,
-            error=error,
-            warnings=self.watch.warnings.shown(),
-            published=self.published,
-            notes=notes_of(self.notes),
-        )
+        facts = self.resumed_from, self.published, self.notes, self.letters_at
+        return result_of(self.watch, status, error, *facts)
 
     def _stopped_by(self) -> str:
         """The status of a run that was stopped."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -38,6 +39,7 @@ from dataflare.security.hidden import HiddenValues
 from dataflare.security.redact import Redactor
 
 if TYPE_CHECKING:
+    from dataflare.jobs.scaling import Scaled, Scaling
     from dataflare.workflow.model import Workflow
 
 
@@ -63,6 +65,7 @@ class Watch:
         self._last_rows: dict[str, tuple[int, float]] = {}
         self.attempt: Attempt | None = None
         self.plan: Plan | None = None
+        self.scaling: Scaling | None = None
         self.message: str | None = None
         self.error: DataFlareError | None = None
         self._last: RunView | None = None
@@ -280,6 +283,29 @@ class Watch:
 
         return self.on_loop(add)
 
+    def scale(self, workers: int | None, parallelism: int | None) -> Future[Scaled]:
+        """Give the run another size; for another thread. The answer comes when its tasks have it; it raises as `Scaling.to` does."""
+        answer: Future[Scaled] = Future()
+
+        def ended(asking: asyncio.Task[Scaled]) -> None:
+            if asking.cancelled():
+                answer.set_exception(TimeoutError())
+            elif (error := asking.exception()) is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(asking.result())
+
+        def begin() -> None:
+            if self.scaling is None:
+                raise RunError("the run has no rows now", code=NO_ROWS, help="ask again later")
+            rows = self.attempt.stages() if self.attempt is not None else ()
+            size = sum(stage.state_bytes for stage in rows)
+            scaled = self.scaling.to(self.workflow, self.plan, size, workers, parallelism)
+            self._loop.create_task(scaled, context=self._context).add_done_callback(ended)
+
+        self.on_loop(begin)
+        return answer
+
     def redacted(self, text: str) -> str:
         """The text without the secrets of the workflow."""
         return self._redactor.redact(text)
@@ -369,6 +395,7 @@ class Watch:
         """The run begins. folders: those of its files, the first one is its workflow's. Their size is checked from
         now on, and before each checkpoint."""
         self.plan, self.recorder.folder = plan, folders[0]
+        self._context = contextvars.copy_context()
         self.disk = DiskBound(self.workflow, folders, self.warn)
         self.metrics.judges.append(self.disk.check)
 

@@ -30,6 +30,7 @@ Guarantee = Literal["exactly_once", "effectively_once", "at_least_once", "at_mos
 
 
 PARALLELISM_MAX = 128
+WORKERS_MAX = 1000
 
 
 class _Model(BaseModel):
@@ -165,7 +166,7 @@ class Cluster(_Model):
     """The workers of a run with `--cluster`."""
 
     workers: int | None = Field(
-        default=None, ge=1, le=1000, description="one for each free processor if not given"
+        default=None, ge=1, le=WORKERS_MAX, description="one for each free processor if not given"
     )
     placement: Literal["spread", "pack"] = Field(
         default="spread", description="on as many nodes as there are, or on few"
