@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.append(str(Path(__file__).parents[1]))
 
-from mysql_kit import Database
+from mysql_kit import Database, new_database
 from servers import mariadb as servers
 from servers import services
 
@@ -25,11 +25,7 @@ def server() -> Iterator[servers.MariaDbServer]:
 @pytest.fixture
 def database(server: servers.MariaDbServer, tmp_path: Path) -> Iterator[Database]:
     """A new database of its own."""
-    name = f"test_{next(_numbers)}"
-    whole = Database(server, "test", tmp_path)
-    whole.execute(f"create database {name}")
-    yield Database(server, name, tmp_path)
-    whole.execute(f"drop database {name}")
+    yield from new_database(server, f"test_{next(_numbers)}", tmp_path)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.append(str(Path(__file__).parents[1]))
 
-from postgres_kit import Database
+from postgres_kit import Database, new_database
 from servers import postgres as servers
 from servers import services
 
@@ -25,10 +25,7 @@ def server() -> Iterator[servers.PostgresServer]:
 @pytest.fixture
 def database(server: servers.PostgresServer, tmp_path: Path) -> Iterator[Database]:
     """A new database of its own."""
-    name = f"test_{next(_numbers)}"
-    Database(server, "postgres", tmp_path).execute(f"create database {name}")
-    yield Database(server, name, tmp_path)
-    Database(server, "postgres", tmp_path).execute(f"drop database {name} with (force)")
+    yield from new_database(server, f"test_{next(_numbers)}", tmp_path)
 
 
 @pytest.fixture(scope="session")

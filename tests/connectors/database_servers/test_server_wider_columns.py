@@ -8,11 +8,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from mysql_kit import Database, batch, run
+from server_databases import ServerDatabase, batch, run
 
 from dataflare import Workflow
 from dataflare.model.types import Schema
 
+FLOAT = {"postgres": "real", "mysql": "float"}
+"""The narrow one of each server."""
 FIRST = pl.DataFrame(
     {"id": [1, 2], "n": [5, 2**31 - 1], "f": [0.5, 0.25], "d": ["1.5", "99.9"], "t": ["abc", "x"]}
 )
@@ -22,7 +24,9 @@ NEXT = pl.DataFrame(
 )  # fmt: skip
 
 
-def load(database: Database, folder: Path, rows: pl.DataFrame, change: str, **config: Any) -> Any:
+def load(
+    database: ServerDatabase, folder: Path, rows: pl.DataFrame, change: str, **config: Any
+) -> Any:
     settings: dict[str, Any] = {"checkpoint": {"interval": "50ms"}}
     if change:
         settings["schema_change"] = change
@@ -30,20 +34,22 @@ def load(database: Database, folder: Path, rows: pl.DataFrame, change: str, **co
     typed = rows.with_columns(pl.col("d").cast(pl.Decimal(12, 2)))
     config = {"mode": "upsert", "key": ["id"], **config}
     wf.frame("rows", typed).to(
-        "out", "mysql", connection_string=database.dsn, table="grown", **config
+        "out", database.kind, connection_string=database.dsn, table="grown", **config
     )
     return wf.run(home=folder)
 
 
-def create(database: Database) -> None:
+def create(database: ServerDatabase) -> None:
     database.execute(
-        "create table grown (id int primary key, n int not null, f float, "
+        f"create table grown (id int primary key, n int not null, f {FLOAT[database.kind]}, "
         "d decimal(3, 1), t varchar(3))"
     )
 
 
 @pytest.mark.parametrize("mode", ["upsert", "mirror", "append"])
-def test_they_become_wider_over_two_runs(database: Database, tmp_path: Path, mode: str) -> None:
+def test_they_become_wider_over_two_runs(
+    database: ServerDatabase, tmp_path: Path, mode: str
+) -> None:
     create(database)
     config: dict[str, Any] = {"mode": mode, "key": [] if mode == "append" else ["id"]}
     if mode == "mirror":
@@ -65,7 +71,7 @@ def test_they_become_wider_over_two_runs(database: Database, tmp_path: Path, mod
 
 @pytest.mark.parametrize("change", ["", "ignore"])
 def test_they_stay_unless_the_workflow_says_so(
-    database: Database, tmp_path: Path, change: str
+    database: ServerDatabase, tmp_path: Path, change: str
 ) -> None:
     create(database)
     with pytest.raises(Exception, match=r"refuses a row|would round|would change|out of range"):
@@ -75,7 +81,7 @@ def test_they_stay_unless_the_workflow_says_so(
 
 @pytest.mark.parametrize("dies", [False, True])
 def test_an_epoch_that_needs_them_is_committed_after_a_crash(
-    database: Database, dies: bool
+    database: ServerDatabase, dies: bool
 ) -> None:
     database.execute("create table grown (id int primary key, t varchar(2))")
     schema = Schema.of({"id": "int64", "t": "string"})
