@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dataflare.cluster.placement import is_beside_job, placed
 from dataflare.engine.deploy import deployed
 from dataflare.planner import plan
+from dataflare.sdk import registry
 from dataflare.workflow import load
 
 FILE = """
@@ -60,6 +61,11 @@ def test_a_single_file_is_written_beside_the_job(folder: Path, path: str, beside
     specs = deployed(plan(load(file), home=folder / "home").stages, None)
     where = placed(specs, 3)
     assert {where[s.task] == 3 for s in specs if s.stage.name == "out"} == {beside}
+
+
+@pytest.mark.parametrize("type_", ["postgres", "mysql", "sqlite", "duckdb", "delta", "iceberg"])
+def test_a_table_is_written_where_its_transaction_is_committed(type_: str) -> None:
+    assert registry.destination(type_).beside_job is True
 
 
 def test_plan_says_where_tasks_run_and_what_crosses_the_network(tmp_path: Path) -> None:

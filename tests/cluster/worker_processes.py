@@ -63,6 +63,10 @@ class WorkerProcesses:
         process.stdin.write(self.token.hex().encode() + b"\n")
         process.stdin.flush()
         line = await asyncio.to_thread(process.stdout.readline)
+        if not line:  # it was killed before it could tell its address
+            self.lost(number)
+            await self._start(number)
+            return
         host, port = json.loads(line)
         self.addresses[number] = (host, port)
 

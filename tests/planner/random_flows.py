@@ -137,11 +137,12 @@ def union(draft: Draft, port: str, columns: Columns) -> None:
 def aggregate(draft: Draft, port: str, columns: Columns) -> None:
     group, value = draft.column(columns), draft.column(columns, "int64")
     by = f"group_by: [{group}], " if draft.draw(st.booleans()) else ""
-    made = {"k": "int64"} if not by else {str(group): columns[str(group)], "k": "int64"}
+    count = "j" if by and group == "k" else "k"
+    made = {count: "int64"} if not by else {str(group): columns[str(group)], count: "int64"}
     more = ""
     if value is not None and "t" not in made:
         more, made = f', t: "min({value})"', {**made, "t": "int64"}
-    draft.add("aggregate", [port], f'{by}measures: {{k: "count(*)"{more}}}', {"": made})
+    draft.add("aggregate", [port], f'{by}measures: {{{count}: "count(*)"{more}}}', {"": made})
 
 
 def deduplicate(draft: Draft, port: str, columns: Columns) -> None:

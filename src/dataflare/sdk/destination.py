@@ -181,8 +181,8 @@ class DestinationConnector(ABC):
 
     @property
     def beside_job(self) -> bool:
-        """Whether it can be written only in the process that commits, such as standard output, or a file that one process locks: on
-        a cluster its rows go there."""
+        """Whether it can be written only in the process that commits, such as standard output, a file that one process locks, or a
+        table whose rows and commit are one transaction: on a cluster its rows go there."""
         return False
 
     @abstractmethod

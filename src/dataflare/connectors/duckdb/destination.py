@@ -13,7 +13,6 @@ from dataflare.sdk.sql.store import TableStore
 
 class DuckdbDestination(FileTableDestination):
     type = "duckdb"
-    beside_job = True
     Config = FileSqlOptions
     summary = "Writes a table of a DuckDB database file, exactly once."
     example = """\

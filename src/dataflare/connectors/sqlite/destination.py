@@ -12,7 +12,6 @@ from dataflare.sdk.sql.store import TableStore
 
 class SqliteDestination(FileTableDestination):
     type = "sqlite"
-    beside_job = True
     takes_empty_names = True
     Config = FileSqlOptions
     summary = "Writes a table of an SQLite database file, exactly once."

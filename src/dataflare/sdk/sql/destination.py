@@ -56,6 +56,9 @@ class TableDestination(DestinationConnector):
     """Writes a table. No row is visible before `commit`."""
 
     config: WriteOptions
+    beside_job = True
+    """The writer prepares an epoch in the transaction that the committer ends: a `Session` is of one process."""
+
     takes_empty_names: ClassVar[bool] = False
     """Whether the system has columns whose name is the empty text."""
 
