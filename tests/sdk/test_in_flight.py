@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dataflare.sdk.in_flight import AdaptiveLimit, InFlight, limit_of
+from dataflare.sdk.runtime import Runtime
 
 
 class Clock:
@@ -106,9 +107,30 @@ def test_no_more_than_the_limit_are_under_way_and_all_get_their_turn():
 
 def test_steps_share_the_limit_of_their_system():
     in_flight = InFlight()
-    with in_flight.shared():
+    with Runtime(in_flight=in_flight).entered():
         first: Any = limit_of("a", "api:443", 8)
         assert limit_of("b", "api:443", 4) is first
         assert limit_of("c", "other:443", 4) is not first
     assert limit_of("a", "api:443", 8) is not first
     assert in_flight.by_step()["b"] is first
+
+
+def test_larger_requests_that_take_longer_do_not_lower_it():
+    """Ten times as many rows take ten times as long: the system is not slower than before."""
+
+    async def main() -> list[float]:
+        clock, seen = Clock(), []
+        limit = AdaptiveLimit(8, clock)
+        for _ in range(100):
+            for size in (10, 100, 1_000, 10_000):
+                async with limit.turn(size):
+                    clock.now += size / 1_000
+            seen.append(limit.limit)
+        for _ in range(60):
+            async with limit.turn(10):
+                clock.now += 1.0
+        return [min(seen), limit.limit]
+
+    least, slow = asyncio.run(main())
+    assert least == 8.0
+    assert slow < 4

@@ -54,6 +54,7 @@ from dataflare.engine.sampling import Sampling
 from dataflare.engine.task import Task
 from dataflare.errors import ConfigError, DataFlareError
 from dataflare.model.width import columns_bounded
+from dataflare.sdk.in_flight import InFlight
 from dataflare.sdk.runtime import Runtime
 from dataflare.sdk.threads import completed, in_thread, own_threads
 from dataflare.security.hidden import HiddenValues
@@ -138,7 +139,7 @@ class Deployment:
             hidden = HiddenValues()
             hidden.columns = begin.errors.hidden
             masks = Redactor(begin.outfit.secrets, hidden)
-            inside = Runtime(masks=masks, hidden=hidden).entered()
+            inside = Runtime(masks=masks, hidden=hidden, in_flight=InFlight()).entered()
         bounded = columns_bounded(begin.settings.resources.columns)
         with inside, bounded, tempfile.TemporaryDirectory(prefix="dataflare-worker-") as scratch:
             async with own_threads():

@@ -35,7 +35,6 @@ from dataflare.observability.view import EdgeView, StageView
 from dataflare.planner.physical import PhysicalPlan, Stage
 from dataflare.resilience.retry import Retries, Retrying
 from dataflare.sdk.destination import Committer
-from dataflare.sdk.in_flight import InFlight
 from dataflare.sdk.source import SupportsCommits, SupportsDiscovery
 from dataflare.sdk.threads import completed, in_thread, own_threads
 
@@ -105,7 +104,6 @@ class Attempt:
         on_begun: Callable[[], None] = lambda: None,
     ) -> None:
         self._paces, self._sampling = paces or {}, sampling or Sampling()
-        self.in_flight = InFlight()
         self.plan, self.settings, self.start, self.store = plan, settings, start, store
         self.metrics, self.committers = metrics, committers
         self.pool = ThreadPool(settings.resources.threads + SPARE_THREADS)
@@ -197,7 +195,7 @@ class Attempt:
         try:
             # A write of a dead attempt must not meet what the next one does to the same file.
             bounded = columns_bounded(self.settings.resources.columns)
-            with bounded, self.in_flight.shared():
+            with bounded:
                 async with own_threads():
                     return await self._run(stop)
         except asyncio.CancelledError:

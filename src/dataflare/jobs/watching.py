@@ -34,6 +34,7 @@ from dataflare.observability.logs import RunLogger
 from dataflare.observability.resources import this_process
 from dataflare.observability.view import CheckpointView, ErrorView, RunView, StepView
 from dataflare.planner import Plan
+from dataflare.sdk.in_flight import InFlight
 from dataflare.sdk.runtime import Runtime
 from dataflare.security.hidden import HiddenValues
 from dataflare.security.redact import Redactor
@@ -59,7 +60,7 @@ class Watch:
         self.started_at, self._started = time.time(), time.monotonic()
         self.warnings = KeptWarnings()
         self.calls = Calls(self)
-        self.hidden = HiddenValues()
+        self.hidden, self.in_flight = HiddenValues(), InFlight()
         self.restarts = 0
         self.is_resumed = False
         self._last_rows: dict[str, tuple[int, float]] = {}
@@ -115,7 +116,12 @@ class Watch:
 
     def runtime(self) -> Runtime:
         """What the run has to itself."""
-        return Runtime(masks=self._redactor, stdout=self._options.stdout, hidden=self.hidden)
+        return Runtime(
+            masks=self._redactor,
+            stdout=self._options.stdout,
+            hidden=self.hidden,
+            in_flight=self.in_flight,
+        )
 
     def reads(self) -> bool:
         """Whether its sources may have been read."""
@@ -418,7 +424,7 @@ class Watch:
     def step_views(self) -> dict[str, StepView]:
         """By step, its counts at this moment."""
         committed_us, retried = self.metrics.committed_us(), self.calls.retried
-        in_flight = self.attempt.in_flight.by_step() if self.attempt is not None else {}
+        in_flight = self.in_flight.by_step()
         latencies = {name: times.latency for name, times in self.metrics.times.stages().items()}
         return {
             name: StepView(

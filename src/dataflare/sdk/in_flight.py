@@ -7,6 +7,7 @@ too much to do, or a tenth smaller while answers take more than twice as long as
 Always true:
 - at least one request may be under way, and never more than `most`;
 - requests that began before the limit was last lowered do not lower it again: they say the same thing;
+- the time of an answer is compared with those of requests of about the same size: twice as much takes longer;
 - all steps of a run that talk to one system share its limit.
 """
 
@@ -15,9 +16,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from dataflare.sdk.runtime import current
 
 _SMOOTHING, _SLOWER, _SLOWER_BY_S = 0.1, 2.0, 0.05
 _HALF, _TENTH_LESS = 0.5, 0.9
@@ -31,6 +33,19 @@ class Turn:
     failed = False
 
 
+class _Answers:
+    """The times of answers to requests of about one size. first_s: of the first one."""
+
+    def __init__(self, first_s: float) -> None:
+        self._smoothed_s = self._shortest_s = first_s
+
+    def are_slower(self, seconds: float) -> bool:
+        """Add the time of an answer. Gives whether answers take much longer than they did."""
+        self._smoothed_s += _SMOOTHING * (seconds - self._smoothed_s)
+        self._shortest_s = min(self._shortest_s * _FORGET, self._smoothed_s)
+        return self._smoothed_s > max(_SLOWER * self._shortest_s, self._shortest_s + _SLOWER_BY_S)
+
+
 class AdaptiveLimit:
     """Of one system, on one event loop. most: how many requests may be under way at best."""
 
@@ -40,8 +55,7 @@ class AdaptiveLimit:
         self.under_way = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._lowered_at = float("-inf")
-        self._smoothed_s: float | None = None
-        self._shortest_s = float("inf")
+        self._answers: dict[int, _Answers] = {}
 
     def allow(self, most: int) -> None:
         """Another step talks to the system, and may have so many requests under way."""
@@ -50,8 +64,9 @@ class AdaptiveLimit:
             self.most = most
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[Turn]:
-        """Wait until a request may begin; it is under way within. An error counts as `failed`."""
+    async def turn(self, size: int = 1) -> AsyncIterator[Turn]:
+        """Wait until a request may begin; it is under way within. An error counts as `failed`. size: how much it asks for,
+        in any unit that the requests to one system have in common, such as rows or bytes."""
         while self.under_way >= max(1, int(self.limit)):
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
@@ -74,17 +89,15 @@ class AdaptiveLimit:
         finally:
             self.under_way -= 1
             if is_told:
-                self._learn(began, self._clock() - began, turn.failed)
+                self._learn(began, self._clock() - began, size, turn.failed)
             self._wake()
 
-    def _learn(self, began: float, seconds: float, failed: bool) -> None:
+    def _learn(self, began: float, seconds: float, size: int, failed: bool) -> None:
         if failed:
             self._lower(began, _HALF)
             return
-        before = seconds if self._smoothed_s is None else self._smoothed_s
-        self._smoothed_s = before + _SMOOTHING * (seconds - before)
-        self._shortest_s = min(self._shortest_s * _FORGET, self._smoothed_s)
-        if self._smoothed_s > max(_SLOWER * self._shortest_s, self._shortest_s + _SLOWER_BY_S):
+        answers = self._answers.setdefault(size.bit_length(), _Answers(seconds))
+        if answers.are_slower(seconds):
             self._lower(began, _TENTH_LESS)
         else:
             self.limit = min(float(self.most), self.limit + 1.0 / self.limit)
@@ -105,7 +118,7 @@ class AdaptiveLimit:
 
 
 class InFlight:
-    """The limits of a run, by system, and which steps talk to it."""
+    """The limits of a run, by system, and which steps talk to it. They live as long as the run, across its restarts."""
 
     def __init__(self) -> None:
         self._limits: dict[str, AdaptiveLimit] = {}
@@ -121,20 +134,9 @@ class InFlight:
     def by_step(self) -> dict[str, AdaptiveLimit]:
         return {step: self._limits[system] for step, system in self._steps.items()}
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Within it, connectors take their limits from here."""
-        token = _CURRENT.set(self)
-        try:
-            yield
-        finally:
-            _CURRENT.reset(token)
-
-
-_CURRENT: ContextVar[InFlight | None] = ContextVar("in_flight", default=None)
-
 
 def limit_of(step: str, system: str, most: int) -> AdaptiveLimit:
-    """The limit for the requests of a step to a system such as `host:port`. most: how many of the step may be under way."""
-    current = _CURRENT.get()
-    return AdaptiveLimit(most) if current is None else current.of(step, system, most)
+    """The limit for the requests of a step to a system such as `host:port`, which the run has once. most: how many of the
+    step may be under way."""
+    in_flight = current().in_flight
+    return AdaptiveLimit(most) if in_flight is None else in_flight.of(step, system, most)

@@ -14,10 +14,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dataflare.errors import HIDE
 from dataflare.sdk.user_modules import UserModules
+
+if TYPE_CHECKING:
+    from dataflare.sdk.in_flight import InFlight
 
 _Thing = TypeVar("_Thing")
 
@@ -32,12 +35,18 @@ class Masks(Protocol):
 
 class Runtime:
     """masks: hides the secrets of the run; None: those that the process knows. stdout: where a `stdout`
-    destination prints; None: standard output. hidden: the values of masked columns, `HiddenValues` of `security`. on_unread: called, on any thread, when its reader has ended."""
+    destination prints; None: standard output. hidden: the values of masked columns, `HiddenValues` of `security`. in_flight: the limits of requests under way; None:
+    each writer and lookup has one of its own. on_unread: called, on any thread, when its reader has ended."""
 
     def __init__(
-        self, *, masks: Masks | None = None, stdout: IO[str] | None = None, hidden: Any = None
+        self,
+        *,
+        masks: Masks | None = None,
+        stdout: IO[str] | None = None,
+        hidden: Any = None,
+        in_flight: InFlight | None = None,
     ) -> None:
-        self.masks, self.stdout, self.hidden = masks, stdout, hidden
+        self.masks, self.stdout, self.hidden, self.in_flight = masks, stdout, hidden, in_flight
         self.on_unread: Callable[[], object] | None = None
         self.tracer: Any = None
         """Where it is traced, a `Tracer` of `sdk.tracing`."""

@@ -373,7 +373,7 @@ def test_only_documents_that_were_put_off_are_sent_again_and_before_others(
 ) -> None:
     server = Scripted()
     server.answers = [[201, 429, 201, 429], 201]
-    assert scripted(tmp_path, server, 8, ", batch_size: 4").error is None
+    assert scripted(tmp_path, server, 8, ", batch_size: 4, concurrency: 1").error is None
     assert server.bulks[:2] == [["0", "1", "2", "3"], ["1", "3"]]
     assert [id_ for ids in server.bulks[2:] for id_ in ids] == ["4", "5", "6", "7"]
 

@@ -1,7 +1,8 @@
-"""Documents in bulk requests: smaller ones and slower ones where the server asks for it.
+"""Documents in bulk requests: several at a time, and fewer, smaller and slower ones where the server asks for it.
 
-Always true: one request at a time, and what a server put off is sent again before what follows; a document that a
-server refuses is told with the server's reason, and the others of its request are written.
+Always true: requests that are under way together have documents that were made together, of which each _id comes once, so
+the order of requests does not matter for what the index has; what a server put off is sent again before what was made
+later; a document that a server refuses is told with the server's reason, and the others of its request are written.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from msgspec import Struct
 from dataflare.connectors.elasticsearch.client import READ_ONLY, Answer, Client, reason_of
 from dataflare.connectors.elasticsearch.config import ElasticsearchDestinationConfig
 from dataflare.connectors.elasticsearch.documents import Documents
+from dataflare.sdk.in_flight import AdaptiveLimit
 
 _TOO_LARGE = 413
 _BUSY = (429, 502, 503, 504)
@@ -42,16 +44,18 @@ def _is_missing(item: dict[str, Any]) -> bool:
 
 
 class BulkSender:
-    """rows_now, bytes_now: how much a request has at most, now. taken: how many documents servers have taken.
+    """limit: of requests under way. rows_now, bytes_now: how much a request has at most, now. taken: how many documents servers have taken.
     stale: how many were left as they were, because what is there is newer or was to be kept."""
 
     def __init__(
         self,
         client: Client,
         config: ElasticsearchDestinationConfig,
+        limit: AdaptiveLimit,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._client, self._config, self._sleep = client, config, sleep
+        self._client, self._config, self._limit, self._sleep = client, config, limit, sleep
+        self._has_failed = False
         self.rows_now, self.bytes_now = config.batch_size, int(config.batch_bytes)
         self.taken = self.stale = 0
         self._params = {"filter_path": "errors,items.*.status,items.*.error"}
@@ -61,26 +65,38 @@ class BulkSender:
             self._params["refresh"] = config.refresh
 
     async def send(self, documents: Documents, refused: list[Refused]) -> None:
-        """Send what is left of the documents. Called again after an error, it goes on where it stopped. refused: gets
-        those that the server refuses. Raises SystemError_."""
+        """Send what is left of the documents, by several requests at a time. Called again after an error, it goes on where it
+        stopped. refused: gets those that the server refuses, in any order. Raises SystemError_."""
+        self._has_failed = False
+        lanes = [self._send_some(documents, refused) for _ in range(self._config.concurrency)]
+        for outcome in await asyncio.gather(*lanes, return_exceptions=True):
+            if outcome is not None:
+                raise outcome
+
+    async def _send_some(self, documents: Documents, refused: list[Refused]) -> None:
+        """Send requests one after the other, until nothing is left or another lane has failed."""
         waits = 0
-        while documents.left:
+        while documents.left and not self._has_failed:
             count = self._count(documents)
             places = documents.left[:count]
-            answer = await self._ask(b"".join(documents.items[place] for place in places))
+            del documents.left[:count]
+            left: Sequence[int] = places
+            try:
+                answer, left = await self._ask(documents, places, refused)
+            except BaseException:
+                self._has_failed = True
+                raise
+            finally:
+                documents.left[:0] = left
             if answer.status == _TOO_LARGE:
-                self._smaller(documents, places, answer, refused)
                 continue
-            again = places
-            if answer.status not in _BUSY:
-                again = self._sorted(answer, places, refused)
-            documents.left[:count] = again
-            if not again:
+            if not left:
                 self._grow()
                 waits = 0
                 continue
-            waits = 0 if len(again) < count else waits + 1
+            waits = 0 if len(left) < count else waits + 1
             if waits > _WAITS_MAX:
+                self._has_failed = True
                 raise (
                     self._client.refusal(answer, "a bulk request")
                     if answer.status in _BUSY
@@ -103,24 +119,34 @@ class BulkSender:
             count += 1
         return count
 
-    async def _ask(self, lines: bytes) -> Answer:
-        return await self._client.ask(
-            "POST", "/_bulk", params=self._params, lines=lines, fine=(_TOO_LARGE, *_BUSY),
-            doing="a bulk request",
-        )  # fmt: skip
+    async def _ask(
+        self, documents: Documents, places: Sequence[int], refused: list[Refused]
+    ) -> tuple[Answer, Sequence[int]]:
+        """Send documents by one request. Gives the answer, and the places of those to send again."""
+        lines = b"".join(documents.items[place] for place in places)
+        async with self._limit.turn(len(lines)) as turn:
+            answer = await self._client.ask(
+                "POST", "/_bulk", params=self._params, lines=lines, fine=(_TOO_LARGE, *_BUSY),
+                doing="a bulk request",
+            )  # fmt: skip
+            if answer.status == _TOO_LARGE:
+                return answer, self._smaller(len(lines), places, answer, refused)
+            again = places
+            if answer.status not in _BUSY:
+                again = self._sorted(answer, places, refused)
+            turn.failed = bool(again)
+            return answer, again
 
     def _smaller(
-        self, documents: Documents, places: Sequence[int], answer: Answer, refused: list[Refused]
-    ) -> None:
-        """A request was too large: halve it, or refuse its only document."""
+        self, size: int, places: Sequence[int], answer: Answer, refused: list[Refused]
+    ) -> Sequence[int]:
+        """A request was too large: halve it, or refuse its only document. Gives what to send again."""
         if len(places) == 1:
-            size = len(documents.items[places[0]])
             reason = f"it has {size:,} bytes, and the server takes no request of that size"
             refused.append(Refused(places[0], answer.status, "", reason))
-            del documents.left[:1]
-            return
-        size = sum(len(documents.items[place]) for place in places)
+            return ()
         self.bytes_now = max(1, size // 2)
+        return places
 
     def _sorted(self, answer: Answer, places: Sequence[int], refused: list[Refused]) -> list[int]:
         """The places to send again. Counts the others, or adds them to `refused`."""
@@ -135,18 +161,21 @@ class BulkSender:
         if not has_errors:
             self.taken += len(places)
             return []
-        again = []
+        again, no, taken, stale = [], [], 0, 0
         for place, item in zip(places, items, strict=True):
             status = int(item["status"])
             if status < 300 or (status == _ABSENT and _is_missing(item)):
-                self.taken += 1
+                taken += 1
             elif status == _CONFLICT and self._keeps():
-                self.taken += 1
-                self.stale += 1
+                taken += 1
+                stale += 1
             elif self._is_busy(status, item):
                 again.append(place)
             else:
-                refused.append(self._refusal(place, status, item.get("error")))
+                no.append(self._refusal(place, status, item.get("error")))
+        # Only now: where one of them is an error, the whole request is sent again.
+        self.taken, self.stale = self.taken + taken, self.stale + stale
+        refused += no
         return again
 
     def _keeps(self) -> bool:

@@ -72,7 +72,7 @@ class Client:
 
     @property
     def shown(self) -> str:
-        return f"{self._name} at {', '.join(url.partition('://')[2] for url in self._urls)}"
+        return f"{self._name} at {self._config.servers}"
 
     @property
     def step(self) -> str:

@@ -88,6 +88,11 @@ class ElasticsearchConfig(BaseModel):
         return [_url(each) for each in _texts(self.connection)]
 
     @property
+    def servers(self) -> str:
+        """Where they are, to show."""
+        return ", ".join(url.partition("://")[2] for url in self.urls)
+
+    @property
     def login(self) -> tuple[str, str] | None:
         """User and password."""
         if self.username is not None and self.password is not None:
@@ -179,6 +184,13 @@ class ElasticsearchDestinationConfig(SoftDeletes, ElasticsearchConfig):
     )
     batch_bytes: Size = Field(
         5 << 20, ge=1 << 10, description="about how many bytes one bulk request has at most"
+    )
+    concurrency: int = Field(
+        4,
+        ge=1,
+        le=256,
+        description="concurrent bulk requests of all tasks at best (each task has one in any case): while the server has "
+        "too much to do, fewer",
     )
     refresh: Literal["true", "false", "wait_for"] = Field(
         "false",

@@ -43,6 +43,7 @@ from dataflare.sdk.destination import (
     Writer,
     WriteStats,
 )
+from dataflare.sdk.in_flight import limit_of
 from dataflare.sdk.max_errors import end_search
 from dataflare.sdk.sql import soft_deletes
 from dataflare.sdk.threads import in_thread
@@ -113,8 +114,7 @@ search:
 
     @property
     def _place(self) -> str:
-        servers = ", ".join(url.partition("://")[2] for url in self.config.urls)
-        return f"index '{self.config.index}' of {self.system} at {servers}"
+        return f"index '{self.config.index}' of {self.system} at {self.config.servers}"
 
     def _client(self) -> Client:
         return Client(self.config, self.context, self.system)
@@ -214,7 +214,9 @@ class DocumentWriter(Writer):
         self._maker = DocumentMaker(config, context.schema)
         whole = soft_deletes.with_deleted_at(context.step, context.schema, config.deleted_at)
         self._indexes = Indexes(client, config, whole)
-        self._sender = BulkSender(client, config, sleep)
+        most = max(config.concurrency, context.subtasks)
+        limit = limit_of(context.step, config.servers, most)
+        self._sender = BulkSender(client, config, limit, sleep)
         self._frames: list[pl.DataFrame] = []
         self._rows = 0
         self._last_batch: SharedDataBatch | None = None
@@ -291,6 +293,7 @@ class DocumentWriter(Writer):
         finally:
             self.progress = self._sender.taken
             if refused:
+                refused.sort(key=lambda each: each.place)
                 rows = documents.rows[[each.place for each in refused]]
                 self._refuse(rows, [_why(each) for each in refused])
 

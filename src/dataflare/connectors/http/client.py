@@ -120,7 +120,7 @@ class HttpClient:
                         headers=self._with_trace(headers, trace),
                         **body,
                     )
-                    async with self._in_flight.turn() as turn:
+                    async with self._in_flight.turn(len(request.content)) as turn:
                         answer = await self._client.send(request, stream=True)
                         await self._read(answer)
                         turn.failed = answer.status_code in (429, 503)

@@ -35,11 +35,11 @@ class StreamState(Struct, frozen=True):
 
 
 class Stream:
-    """A stream, and a client for it."""
+    """A stream, and a client for it. calls: how many are made at a time."""
 
-    def __init__(self, config: KinesisConfig, step: str) -> None:
+    def __init__(self, config: KinesisConfig, step: str, *, calls: int = CALLS) -> None:
         self.config, self._step = config, step
-        self.kinesis: Any = client("kinesis", config, step, calls=CALLS)
+        self.kinesis: Any = client("kinesis", config, step, calls=calls)
 
     def ask(self, call: str, **arguments: Any) -> Any:
         """What Kinesis answers to a call about this stream."""

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dataflare.model.units import Duration
-from dataflare.sdk.aws.options import AwsOptions
+from dataflare.sdk.aws.options import AwsOptions, SendingOptions
 from dataflare.sdk.brokers.rows import Shape, pieces
 from dataflare.sdk.messages.config import ValueOptions, ValueSourceOptions
 
@@ -89,7 +89,7 @@ class KinesisSourceConfig(ValueSourceOptions, KinesisConfig):
     )
 
 
-class KinesisDestinationConfig(ValueOptions, KinesisConfig):
+class KinesisDestinationConfig(ValueOptions, SendingOptions, KinesisConfig):
     """Options of a `kinesis` destination."""
 
     partition_key: str | None = Field(

@@ -70,7 +70,7 @@ out:
         values = shape.value_columns(context.schema)
         made = encoder(config, self.context, values, topic=config.name)
         maker = MessageMaker(shape, context.schema, made, _unfit)
-        stream = Stream(config, self.context.step)
+        stream = Stream(config, self.context.step, calls=config.concurrency)
         return KinesisWriter(maker, context, stream, config)
 
 
@@ -112,7 +112,12 @@ class KinesisWriter(RequestWriter):
         config: KinesisDestinationConfig,
     ) -> None:
         super().__init__(
-            maker, context, config.place, request_bytes=_REQUEST_BYTES, timeout=config.timeout
+            maker,
+            context,
+            config.place,
+            request_bytes=_REQUEST_BYTES,
+            timeout=config.timeout,
+            concurrency=config.concurrency,
         )
         self._stream, self._spreads = stream, config.partition_key is None
 

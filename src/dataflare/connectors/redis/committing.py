@@ -37,6 +37,7 @@ from dataflare.sdk.destination import (
     fenced_by_other,
     refuse_older,
 )
+from dataflare.sdk.in_flight import limit_of
 from dataflare.sdk.sql import redo
 from dataflare.sdk.threads import in_thread
 
@@ -75,6 +76,7 @@ class EpochCommitter(Committer):
         self._config, self._context, self._place = config, context, place
         self._key = marker_key(context, place)
         self._client = connected(config)
+        self._limit = limit_of(context.step, config.server, 1)
         self._keyed = bool(config.key)
         self._rows = 0
 
@@ -215,7 +217,10 @@ class EpochCommitter(Committer):
             else await in_thread(lambda: list(transaction_of(self._config, frame)))
         )
         with redis_errors(self._config.server):
-            async with self._client.pipeline(transaction=True) as pipe:
+            async with (
+                self._limit.turn(len(commands) + 1),
+                self._client.pipeline(transaction=True) as pipe,
+            ):
                 await pipe.watch(self._key)
                 raw = await pipe.get(self._key)
                 found = None if raw is None else msgspec.json.decode(raw, type=MarkerRecord)

@@ -24,6 +24,7 @@ from dataflare.sdk.destination import (
     Target,
     Writer,
 )
+from dataflare.sdk.in_flight import limit_of
 from dataflare.sdk.messages.build import encoder
 from dataflare.sdk.threads import in_thread
 
@@ -131,12 +132,17 @@ class RedisWriter(DirectWriter):
         super().__init__(maker, context, place)
         self._config = config
         self._client = connected(config)
+        self._limit = limit_of(context.step, config.server, context.subtasks)
 
     async def send(self, messages: pl.DataFrame) -> None:
+        # One pipeline after the other: what follows for the same key comes later.
         for part in messages.iter_slices(_PIPELINE):
             commands = await in_thread(self._commands, part)
             with redis_errors(self._config.server):
-                async with self._client.pipeline(transaction=False) as pipe:
+                async with (
+                    self._limit.turn(len(commands)),
+                    self._client.pipeline(transaction=False) as pipe,
+                ):
                     for command in commands:
                         pipe.execute_command(*command)
                     await pipe.execute()

@@ -6,6 +6,7 @@ row.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from dataflare.connectors.redis.errors import redis_errors
 from dataflare.errors import DataError
 from dataflare.formats.json_values import BadJson, decode
 from dataflare.model.types import Schema
+from dataflare.sdk.in_flight import AdaptiveLimit, limit_of
 from dataflare.sdk.lookup import KeyedLookup, LookupConnector
 
 _PIPELINE_KEYS = 1_000
@@ -34,6 +36,12 @@ class RedisLookupConfig(RedisConnection):
         "hash", description="hash: the key's fields; json: its value is text, a JSON object"
     )
     schema_: FieldTypes = Field(default_factory=dict, alias="schema")
+    concurrency: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="concurrent requests of 1,000 keys at best: while the server has too much to do, fewer",
+    )
 
 
 class RedisLookup(LookupConnector):
@@ -82,7 +90,8 @@ enriched:
         }
 
     async def open(self, keys: Sequence[str], schema: Schema) -> KeyedLookup:
-        return _Live(self._connected(), self._server, self.config, tuple(keys), schema)
+        limit = limit_of(self.context.step, self._server, self.config.concurrency)
+        return _Live(self._connected(), self._server, self.config, tuple(keys), schema, limit)
 
     def _connected(self) -> Any:
         return connected(self.config)
@@ -100,10 +109,12 @@ class _Live(KeyedLookup):
         config: RedisLookupConfig,
         keys: tuple[str, ...],
         schema: Schema,
+        limit: AdaptiveLimit,
     ) -> None:
         self._connection, self._server, self._config = connection, server, config
         self._keys, self._schema = keys, schema
         self._fields = [name for name in schema.names if name not in keys]
+        self._limit = limit
 
     async def get(self, keys: pl.DataFrame) -> pl.DataFrame:
         rows, errors = await self.ask(keys)
@@ -116,10 +127,13 @@ class _Live(KeyedLookup):
         joined = pl.concat_str(columns, separator=":")
         names = keys.select(pl.lit(self._config.key_prefix) + joined).to_series().to_list()
         parts = [names[i : i + _PIPELINE_KEYS] for i in range(0, len(names), _PIPELINE_KEYS)]
-        values: list[Any] = []
-        for part in parts:
-            with redis_errors(self._server):
-                values += await self._ask(part)
+        asked = [asyncio.ensure_future(self._turn(part)) for part in parts]
+        try:
+            values = [value for each in await asyncio.gather(*asked) for value in each]
+        finally:
+            for each in asked:
+                each.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         places = [place for place, value in enumerate(values) if value is not None]
         if not self._fields:
             return placed(keys, places).select(self._schema.names), {}
@@ -145,6 +159,12 @@ class _Live(KeyedLookup):
         if self._config.structure == "json":
             return self._object(value, name)
         return [self._text(each, f, name) for each, f in zip(value, self._fields, strict=True)]
+
+    async def _turn(self, names: Sequence[str]) -> list[Any]:
+        """As `_ask`, when a request may begin."""
+        with redis_errors(self._server):
+            async with self._limit.turn(len(names)):
+                return await self._ask(names)
 
     async def _ask(self, names: Sequence[str]) -> list[Any]:
         """The value of each key, None for a missing key."""

@@ -21,10 +21,13 @@ POLL_S = 2
 class Queue:
     """A queue, and a client for it."""
 
-    def __init__(self, options: AwsOptions, given: str, step: str) -> None:
+    def __init__(
+        self, options: AwsOptions, given: str, step: str, *, calls: int = CALLS + 2
+    ) -> None:
+        """calls: how many are made at a time."""
         self.name, self.timeout = queue_name(given), options.timeout
         self.place = f"queue '{self.name}' of SQS at {options.server}"
-        self.sqs: Any = client("sqs", options, step, calls=CALLS + 2, waits_s=POLL_S)
+        self.sqs: Any = client("sqs", options, step, calls=calls, waits_s=POLL_S)
         self._url = given if given != self.name else None
 
     @property

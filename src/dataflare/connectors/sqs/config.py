@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dataflare.model.units import Duration
-from dataflare.sdk.aws.options import AwsOptions
+from dataflare.sdk.aws.options import AwsOptions, SendingOptions
 from dataflare.sdk.brokers.rows import Shape, pieces
 from dataflare.sdk.messages.config import ValueOptions, ValueSourceOptions
 
@@ -96,7 +96,7 @@ class SqsSourceConfig(ValueSourceOptions, AwsOptions):
         return {queue_name(each): each for each in given}
 
 
-class SqsDestinationConfig(ValueOptions, AwsOptions):
+class SqsDestinationConfig(ValueOptions, SendingOptions):
     """Options of an `sqs` destination."""
 
     queue: str = Field(description="the name or the URL of a queue")

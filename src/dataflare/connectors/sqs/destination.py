@@ -63,7 +63,8 @@ out:
         return f"queue '{self.config.name}' of SQS at {self.config.server}"
 
     def _queue(self) -> Queue:
-        return Queue(self.config, self.config.queue, self.context.step)
+        config = self.config
+        return Queue(config, config.queue, self.context.step, calls=config.concurrency)
 
     async def inspect(self) -> Mapping[str, str]:
         return await in_thread(self._inspect)
@@ -89,7 +90,7 @@ out:
         if config.encoding == "base64":
             made = Base64Encoder(made)
         maker = MessageMaker(shape, context.schema, made, lambda: _unfit(config.is_fifo, size_max))
-        return SqsWriter(maker, context, self.label, queue, size_max)
+        return SqsWriter(maker, context, self.label, queue, size_max, config.concurrency)
 
 
 def _size() -> pl.Expr:
@@ -160,9 +161,16 @@ class SqsWriter(RequestWriter):
         place: str,
         queue: Queue,
         size_max: int,
+        concurrency: int,
     ) -> None:
-        bytes_max = max(size_max, _REQUEST_BYTES)
-        super().__init__(maker, context, place, request_bytes=bytes_max, timeout=queue.timeout)
+        super().__init__(
+            maker,
+            context,
+            place,
+            request_bytes=max(size_max, _REQUEST_BYTES),
+            timeout=queue.timeout,
+            concurrency=concurrency,
+        )
         self._queue = queue
 
     def entries(self, messages: pl.DataFrame) -> Iterator[Entry]:

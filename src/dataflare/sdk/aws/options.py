@@ -72,3 +72,14 @@ class AwsOptions(BaseModel):
             return "Amazon" if self.region is None else f"Amazon, {self.region}"
         parts = urlsplit(endpoint)
         return parts.netloc
+
+
+class SendingOptions(AwsOptions):
+    """Of a destination that sends requests."""
+
+    concurrency: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="concurrent requests at best: while the service has too much to do, fewer",
+    )

@@ -22,10 +22,9 @@ from dataflare.sdk.aws.client import told_by_service
 from dataflare.sdk.brokers.rows import MessageMaker
 from dataflare.sdk.brokers.writing import DirectWriter
 from dataflare.sdk.context import DestinationContext
+from dataflare.sdk.in_flight import limit_of
 from dataflare.sdk.threads import in_thread
 
-_LANES = 4
-"""How many requests are made at a time."""
 _WAIT_S, _WAIT_MAX_S = 0.05, 2.0
 
 
@@ -52,7 +51,7 @@ class NotTaken(Struct, frozen=True):
 
 
 class RequestWriter(DirectWriter):
-    """Sends requests, several at a time."""
+    """Sends requests, up to `concurrency` at a time."""
 
     entries_max: int
     """How many entries a request has at most."""
@@ -69,8 +68,12 @@ class RequestWriter(DirectWriter):
         *,
         request_bytes: int,
         timeout: float,
+        concurrency: int,
     ) -> None:
         super().__init__(maker, context, place)
+        self._lanes = concurrency
+        # A service bounds what one queue or one stream takes.
+        self._limit = limit_of(context.step, place, concurrency)
         self._request_bytes, self._timeout = request_bytes, timeout
 
     @abstractmethod
@@ -86,37 +89,42 @@ class RequestWriter(DirectWriter):
         """End the client. On a thread."""
 
     async def send(self, messages: pl.DataFrame) -> Mapping[int, str]:
-        lanes: list[list[tuple[int, Entry]]] = [[] for _ in range(_LANES)]
+        lanes: list[list[tuple[int, Entry]]] = [[] for _ in range(self._lanes)]
         for number, entry in enumerate(self.entries(messages)):
-            lanes[zlib.crc32(entry.key) % _LANES].append((number, entry))
+            lanes[zlib.crc32(entry.key) % self._lanes].append((number, entry))
         refused: dict[int, str] = {}
-        sent = [in_thread(self._send_lane, lane, refused) for lane in lanes if lane]
+        sent = [self._send_lane(lane, refused) for lane in lanes if lane]
         for outcome in await asyncio.gather(*sent, return_exceptions=True):
             if outcome is not None:
                 raise outcome
         return refused
 
-    def _send_lane(self, entries: Sequence[tuple[int, Entry]], refused: dict[int, str]) -> None:
-        """Send entries in their order, until one is refused where none may be. On a thread. refused: what the service
-        refuses is added, by number."""
+    async def _send_lane(
+        self, entries: Sequence[tuple[int, Entry]], refused: dict[int, str]
+    ) -> None:
+        """Send entries in their order, until one is refused where none may be. refused: what the service refuses is added,
+        by number."""
         part: list[tuple[int, Entry]] = []
         room = self._request_bytes
         for numbered in entries:
             size = numbered[1].size
             if part and (len(part) == self.entries_max or size > room):
-                self._send(part, refused)
+                await self._send(part, refused)
                 part, room = [], self._request_bytes
             if refused and not self._context.sift:
                 return
             part.append(numbered)
             room -= size
-        self._send(part, refused)
+        await self._send(part, refused)
 
-    def _send(self, part: Sequence[tuple[int, Entry]], refused: dict[int, str]) -> None:
+    async def _send(self, part: Sequence[tuple[int, Entry]], refused: dict[int, str]) -> None:
         """Send a request, and again what was not taken for now. Raises when nothing was taken for some time."""
         wait_s, end = _WAIT_S, time.monotonic() + self._timeout
-        while failed := self.request([entry.value for _, entry in part]):
-            busy = [each for each in failed if each.passes]
+        while True:
+            async with self._limit.turn(len(part)) as turn:
+                failed = await in_thread(self.request, [entry.value for _, entry in part])
+                busy = [each for each in failed if each.passes]
+                turn.failed = bool(busy)
             for each in failed:
                 if not each.passes:
                     self._raise_of_service(each)
@@ -128,7 +136,7 @@ class RequestWriter(DirectWriter):
             elif time.monotonic() > end:
                 raise self._busy(busy[0].why)
             part = [part[each.at] for each in busy]
-            time.sleep(wait_s)
+            await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, _WAIT_MAX_S)
 
     def _raise_of_service(self, each: NotTaken) -> None:
