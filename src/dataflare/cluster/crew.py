@@ -237,6 +237,11 @@ class _Member:
     def uncut(self) -> str | None:
         return self._hand.uncut.get(self.spec.task)
 
+    @property
+    def has_news(self) -> bool:
+        """It is not asked, so it may have."""
+        return True
+
 
 class _Hand:
     """One worker of the crew. lost: called when it is gone, or does not answer; accused: with another worker that it cannot

@@ -274,6 +274,10 @@ class Attempt:
                 if wanted.done():
                     self._wanted.clear()
                     wanted = asyncio.ensure_future(self._wanted.wait())
+                elif not coordinator.has_news:
+                    self.metrics.checkpoints.not_needed_at = time.time()
+                    next_s = interval
+                    continue
                 asked, self._waiting = self._waiting, []
                 manifest = await coordinator.checkpoint()
                 for future in asked:

@@ -82,6 +82,9 @@ class Member(Protocol):
 
     def uncut(self) -> str | None: ...
 
+    @property
+    def has_news(self) -> bool: ...
+
 
 class CannotCut(Exception):
     """A task stands where it cannot be cut, and does not go on."""
@@ -156,6 +159,7 @@ class Coordinator:
         self._committing: asyncio.Future[None] | None = None
         self._collecting: asyncio.Future[None] | None = None
         self._last: dict[str, Share] = {}
+        self._ended_before = -1
 
     def register(self, member: Member) -> None:
         """Know one more task."""
@@ -256,16 +260,30 @@ class Coordinator:
 
     # -- epochs ------------------------------------------------------------------------------------
 
+    @property
+    def has_news(self) -> bool:
+        """Whether an epoch that is cut now would have anything that the last one has not: rows, a position, a watermark, or
+        a task that has ended."""
+        return (
+            self._ended_before != len(self._last)
+            or any(queue.has_news for queue in self._queues.values())
+            or any(m.has_news for m in self.members.values() if not self._has_its_last(m))
+        )
+
+    def _has_its_last(self, member: Member) -> bool:
+        """Whether its share of each epoch to come is known. Writers answer also after their end: only they know what they
+        hold."""
+        return member.spec.task in self._last and member.spec.stage.destination is None
+
     def _look(self) -> None:
-        """Whether the epoch being cut has the share of every task. Writers answer also after their
-        end: only they know what they hold."""
+        """Whether the epoch being cut has the share of every task."""
         pending = self._pending
         if pending is None:
             return
         for task, member in self.members.items():
             if task in pending.shares:
                 continue
-            if task in self._last and member.spec.stage.destination is None:
+            if self._has_its_last(member):
                 pending.shares[task] = self._last[task]
                 continue
             return
@@ -303,6 +321,7 @@ class Coordinator:
         started = asyncio.get_running_loop().time()
         barrier = Barrier(self.epoch + 1, final, self._left_out(self.epoch + 1) if final else {})
         self._pending = pending = _Pending(barrier)
+        self._ended_before = len(self._last)
         asked = Checkpoint(barrier, stops)
         for member in self.members.values():
             member.checkpoint(asked)

@@ -6,7 +6,7 @@ unknowable becomes None and stays None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -277,6 +277,19 @@ class JobMetrics:
 
     def _processed(self) -> dict[str, StepMetrics]:
         return self._sum([*(task.counts for task in self._tasks), self._undone])
+
+    def warnings(self) -> Iterator[tuple[str, Mapping[str, int]]]:
+        """The warnings of steps that have some. A step may come several times."""
+        for part in (self._base, *(task.counts for task in self._tasks)):
+            for name, step in part.items():
+                if step.warnings and name in self._kinds:
+                    yield name, step.warnings
+
+    @property
+    def follows_logs(self) -> bool:
+        """Whether a server has said how much of its log it keeps for a source."""
+        parts = (task.counts.values() for task in self._tasks)
+        return any(s.kept_bytes is not None for p in (self._base.values(), *parts) for s in p)
 
     def publish(self, epoch: int) -> None:
         """An epoch will happen: keep what its tasks had counted by then."""

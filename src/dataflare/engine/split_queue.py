@@ -56,6 +56,11 @@ class SplitQueue:
         self._found = deque(splits)
         self._admit()
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `admitted` would give some."""
+        return bool(self._admitted)
+
     def admitted(self) -> list[Split]:
         """The splits that were found since the last call: the next manifest must have them."""
         admitted, self._admitted = self._admitted, []

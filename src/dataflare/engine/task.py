@@ -99,6 +99,8 @@ class Task:
         self._timer: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
         self._is_tick_due = False
+        self._has_news = True  # the first epoch of an attempt is always cut
+        self._stood_at: Share | None = None
         self._background: set[asyncio.Future[None]] = set()
         self.clock = metrics.times.clock
         self.read_at_s = 0.0
@@ -121,10 +123,14 @@ class Task:
             self.clock.enter(Doing.WAITING)
             event = await inbox.next()
             self.clock.enter(Doing.BUSY)
+            if event is not None:
+                self._has_news = True
             if self._is_tick_due:
+                self._has_news = True
                 await body.tick()
                 self._start_timer()
             if self._due_us is not None and not isinstance(event, Time):
+                self._has_news = True
                 await self._pass_time(at_once=isinstance(event, Idle | Ended))
             match event:
                 case Rows():
@@ -214,6 +220,7 @@ class Task:
             await self.waiting(asyncio.sleep(held_s), doing=Doing.BLOCKED)
 
     async def take(self, rows: Rows) -> None:
+        self._has_news = True
         self.rows_taken += rows.batch.num_rows
         self.read_at_s = rows.batch.read_at_s
         self.clock.enter(Doing.BUSY)
@@ -307,7 +314,13 @@ class Task:
     def committed(self, committed: Committed) -> None:
         """The coordinator says that an epoch is committed."""
         self.body.committed(committed)
+        self._has_news = self._has_news or bool(committed.refused)
         self._wake.set()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether anything has happened since its last share, which its next one would keep."""
+        return self._has_news or self.body.last_share() != self._stood_at
 
     def uncut(self) -> str | None:
         """Why it has not answered, where it says so."""
@@ -349,11 +362,13 @@ class Task:
         if not self._has_ended:
             await self.body.settle()
             self.put_all(barrier)
+        self._has_news = False
         share = await self.body.prepare(barrier)
         self._answer(barrier)
         self.control.share(share)
 
     def _cut_now(self, barrier: Barrier) -> None:
+        self._has_news = False
         frozen = self.body.freeze(barrier.epoch)
         self.put_all(barrier)
         self._answer(barrier)
@@ -368,6 +383,7 @@ class Task:
         if self._asked is not None:
             self._stopped = self._asked.stops
         self._asked, self._answered_epoch = None, barrier.epoch
+        self._stood_at = self.body.last_share()
         self.metrics.cut(barrier.epoch)
 
     async def _store(self, frozen: Callable[[], Share]) -> None:

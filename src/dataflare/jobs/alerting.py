@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from dataflare.checkpoint.files import write_whole
 from dataflare.errors import DataFlareError, SystemError_, from_here
+from dataflare.jobs.living_runs import look_every_s
 from dataflare.jobs.usual_history import keep_history, usual_history
 from dataflare.observability.alerts import Alerts, Event, Fired
 from dataflare.observability.notifiers import Notice, Notifier, check_allowed
@@ -116,14 +117,13 @@ class _Alerting:
                     await self._changed(self._watch.alerts.look(view))
                 except Exception as error:  # a run goes on, whatever its alerts do
                     self._watch.warn([f"alerts cannot be judged: {type(error).__name__}: {error}"])
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(look_every_s(_LOOK_S))
 
     def _is_worth_a_look(self) -> bool:
         """Thousands of runs may live in a process. One that follows no log has nothing to look at for the alert that
         every run has."""
-        steps = self._watch.metrics.processed.values()
         watched = self._watch.degrading is not None or len(self._watch.alerts.rules) > 1
-        return watched or any(s.kept_bytes is not None for s in steps)
+        return watched or self._watch.metrics.follows_logs
 
     async def end(self, closing_s: float) -> None:
         watch = self._watch

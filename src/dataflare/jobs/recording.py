@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
-import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +18,12 @@ from msgspec import Struct, field
 
 from dataflare.checkpoint import files
 from dataflare.errors import DataFlareError
+from dataflare.jobs.living_runs import alive
 from dataflare.jobs.schema_history import note_schemas
 from dataflare.observability.course import CheckpointSample, Course, sample_of
+from dataflare.observability.resources import this_process
 from dataflare.observability.view import RunView
 from dataflare.planner.column_lineage import unmasked
-from dataflare.sdk.process_memory import rss_bytes
 from dataflare.sdk.threads import in_thread
 from dataflare.security.redact import redact_all
 
@@ -67,9 +67,6 @@ def recorded(folder: Path, run_id: str) -> Recorded | None:
         return None
 
 
-_ALIVE: weakref.WeakSet[Recorder] = weakref.WeakSet()
-
-
 class Recorder:
     """Of one run. folder: the workflow's; nothing is written without one."""
 
@@ -79,8 +76,7 @@ class Recorder:
         self.course = Course()
         self._noted: Plan | None = None
         self._writing: asyncio.Future[None] | None = None
-        _ALIVE.add(self)
-        self._next_write_s = max(_WRITE_S, _SPACED_S * len(_ALIVE))
+        self._next_write_s = max(_WRITE_S, _SPACED_S * alive())
         self._is_told = False
 
     def look(self) -> None:
@@ -91,7 +87,7 @@ class Recorder:
             return
         self._sample(at_s)
         if at_s >= self._next_write_s and (self._writing is None or self._writing.done()):
-            pause_s = max(_WRITE_S, _WRITE_SHARE * self.course.every_s, _SPACED_S * len(_ALIVE))
+            pause_s = max(_WRITE_S, _WRITE_SHARE * self.course.every_s, _SPACED_S * alive())
             self._next_write_s = at_s + pause_s
             self._writing = asyncio.ensure_future(self._kept(self._record()))
 
@@ -108,7 +104,6 @@ class Recorder:
 
     async def end(self, result: RunResult) -> None:
         """Write it once more. Adds a warning where it could not be written."""
-        _ALIVE.discard(self)
         if self._writing is not None:
             await asyncio.wait([self._writing])
         self._sample(self._watch.elapsed_s)
@@ -130,7 +125,9 @@ class Recorder:
         checkpoints = watch.metrics.checkpoints
         stages = watch.metrics.times.stages()
         view = watch.step_views()
-        self.course.add(sample_of(at_s, watch.started_at + at_s, view, stages, rss_bytes()))
+        self.course.add(
+            sample_of(at_s, watch.started_at + at_s, view, stages, this_process().rss_bytes)
+        )
         if checkpoints.last_epoch is not None and checkpoints.last_s is not None:
             ended_s = (checkpoints.ended_at or 0.0) - watch.started_at
             self.course.add_checkpoint(

@@ -45,6 +45,7 @@ from dataflare.jobs.interrupts import LeftEarly, happens_within, interruptible, 
 from dataflare.jobs.known_tables import expanded_to_run
 from dataflare.jobs.learning import appeared_lines, refuse_more, with_fields
 from dataflare.jobs.lineage import Lineage, scratch_of
+from dataflare.jobs.living_runs import living
 from dataflare.jobs.on_workers import host_of
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.recovery import (
@@ -135,6 +136,7 @@ class _Run:
         """signals: SIGINT and SIGTERM stop the run."""
         runtime = self.watch.runtime()
         with (
+            living(),
             runtime.entered(),
             interruptible(self._interrupt) if signals else contextlib.nullcontext(),
         ):

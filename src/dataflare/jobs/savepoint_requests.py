@@ -3,7 +3,8 @@
     <home>/<workflow>/asked/<name>            an empty file: please take this savepoint
     <home>/<workflow>/asked/<name>.refused    why it was not taken
 
-The request is removed when the savepoint is there. A run looks at least once a second. The code blocks.
+The request is removed when the savepoint is there. A run looks at least once a second, and less often where more than a
+hundred share a process. The code blocks.
 """
 
 from __future__ import annotations

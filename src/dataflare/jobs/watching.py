@@ -23,6 +23,7 @@ from dataflare.jobs.counting import metrics_of
 from dataflare.jobs.degrading import degrading_of
 from dataflare.jobs.disk_bound import DiskBound
 from dataflare.jobs.kept_warnings import KeptWarnings
+from dataflare.jobs.living_runs import look_every_s
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.progress import Reporter
 from dataflare.jobs.rates import paces_of
@@ -217,13 +218,13 @@ class Watch:
             self._logged_epoch = epoch
 
     def _tell_warnings(self) -> None:
-        for name, step in self.metrics.steps.items():
-            self.warn(told_of(name, text, rows) for text, rows in step.warnings.items() if not rows)
+        for name, warnings in self.metrics.warnings():
+            self.warn(told_of(name, text, rows) for text, rows in warnings.items() if not rows)
 
     @property
     def report_every_s(self) -> float:
         """The seconds between two reports."""
-        return _ANSWER_S if self._options.listener is None else _REPORT_S
+        return look_every_s(_ANSWER_S if self._options.listener is None else _REPORT_S)
 
     def _tell_degraded(self) -> None:
         """Tell of steps that give less than they should, when that begins and when it ends."""

@@ -111,7 +111,7 @@ def _broken(now: RuleCount, before: RuleCount | None, _: float) -> float | None:
 
 
 def _age(run: RunView) -> float:
-    ended = run.checkpoints.ended_at
+    ended = run.checkpoints.has_all_of
     return max(0.0, run.at - (run.started if ended is None else ended))
 
 
@@ -217,7 +217,7 @@ def _all() -> Iterator[Measure]:
     yield Measure(
         "checkpoint_age",
         "duration",
-        "how long ago the last checkpoint ended, or the run began without one",
+        "how long ago a checkpoint had everything, or the run began without one",
         _run(_age),
     )
     yield Measure(

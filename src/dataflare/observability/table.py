@@ -75,8 +75,8 @@ def _results(run: RunView) -> Iterator[Sample]:
 
 
 def _age(run: RunView) -> Iterator[Sample]:
-    if run.checkpoints.ended_at is not None:
-        yield (), max(0.0, run.at - run.checkpoints.ended_at)
+    if run.checkpoints.has_all_of is not None:
+        yield (), max(0.0, run.at - run.checkpoints.has_all_of)
 
 
 def _of_run(value: Callable[[RunView], Value | None]) -> Callable[[RunView], Iterator[Sample]]:

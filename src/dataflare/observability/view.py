@@ -79,7 +79,8 @@ class EdgeView(Struct):
 
 
 class CheckpointView(Struct):
-    """seconds: how long those that were completed took, from the barrier until every destination has the rows."""
+    """seconds: how long those that were completed took, from the barrier until every destination has the rows.
+    not_needed_at: when one was due last and left out, because the one before has everything."""
 
     completed: int = 0
     failed: int = 0
@@ -87,6 +88,7 @@ class CheckpointView(Struct):
     last_s: float | None = None
     last_bytes: int = 0
     ended_at: float | None = None
+    not_needed_at: float | None = None
     seconds: Histogram = field(default_factory=Histogram)
 
     def add(self, epoch: int, seconds: float, num_bytes: int) -> None:
@@ -95,6 +97,12 @@ class CheckpointView(Struct):
         self.last_epoch, self.last_s, self.last_bytes = epoch, seconds, num_bytes
         self.ended_at = time.time()
         self.seconds.record(seconds)
+
+    @property
+    def has_all_of(self) -> float | None:
+        """The last time, in seconds since 1970, at which a checkpoint had everything; None before the first one."""
+        times = [at for at in (self.ended_at, self.not_needed_at) if at is not None]
+        return max(times, default=None)
 
 
 class ProcessView(Struct):
