@@ -9,7 +9,6 @@ import time
 from dataflare.observability.view import ProcessView
 from dataflare.sdk.process_memory import rss_bytes
 
-
 _LATELY_S = 0.1
 """A look at its files and its memory takes 1 ms, and each of a thousand runs asks for it."""
 _last: tuple[float, ProcessView] | None = None

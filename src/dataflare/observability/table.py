@@ -300,7 +300,7 @@ METRICS = (
     Metric(
         "dataflare_checkpoint_age_seconds",
         "gauge",
-        "How long ago the last checkpoint ended.",
+        "How long ago a checkpoint had everything.",
         (),
         "dataflare.checkpoint.age",
         "s",
