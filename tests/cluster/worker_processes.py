@@ -26,11 +26,14 @@ class WorkerProcesses:
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * count
         self.addresses: list[Address] = [("", 0)] * count
         self.left: list[subprocess.Popen[bytes]] = []
-        self.starts = 0
+        self.starts = self.wanted = 0
 
     async def ready(self) -> Sequence[Address]:
         await asyncio.gather(*(self._start(number) for number in range(self.count)))
         return self.addresses[: self.count]
+
+    async def want(self, count: int) -> None:
+        self.wanted = count
 
     async def hold(self, count: int) -> None:
         if count > self.room:

@@ -72,6 +72,9 @@ class Workers(Protocol):
     async def ready(self) -> Sequence[Address]:
         """The addresses of the workers that are used. Those that were lost have been replaced."""
 
+    async def want(self, count: int) -> None:
+        """Ask the cluster to have nodes for so many, also if they come later."""
+
     async def hold(self, count: int) -> None:
         """Have at least so many, beside those that are used. Raises SystemError_ (E0617) where there is no room for them."""
 

@@ -49,7 +49,10 @@ class Place(Struct, frozen=True):
         if text == "auto" or text.startswith("ray://"):
             asked = settings.resources
             spread = settings.placement == "spread"
-            return cls(text, settings.workers, spread, asked.cpu, asked.memory, asked.label)
+            workers = settings.workers
+            if workers is None and settings.autoscale is not None:
+                workers = settings.autoscale.min
+            return cls(text, workers, spread, asked.cpu, asked.memory, asked.label)
         raise ConfigError(
             f"'{text}' is not a cluster",
             code="E0432",
@@ -66,7 +69,7 @@ class RayWorkers:
         self._ray = _ray()
         self._actors: list[Any] = []
         self._addresses: list[Address | None] = []
-        self._began = False
+        self._began = self._has_asked = False
         self._placing = threading.Lock()
         self.count = 0
 
@@ -87,6 +90,23 @@ class RayWorkers:
 
     async def ready(self) -> Sequence[Address]:
         return (await in_thread(self._ready, self.count))[: self.count]
+
+    async def want(self, count: int) -> None:
+        if self.place.address is not None:
+            await in_thread(self._want, count)
+
+    def _want(self, count: int) -> None:
+        """What an autoscaler of Ray makes nodes for. It stays asked for until the next call."""
+        from ray.autoscaler.sdk import request_resources
+
+        place = self.place
+        each = {"CPU": place.cpu}
+        if place.memory is not None:
+            each["memory"] = place.memory
+        if place.label is not None:
+            each[place.label] = 0.001
+        self._has_asked = count > 0
+        request_resources(bundles=[each] * count)
 
     async def hold(self, count: int) -> None:
         await in_thread(self._hold, count)
@@ -121,6 +141,8 @@ class RayWorkers:
 
     def close(self) -> None:
         """End the workers, and the cluster if it began here. Blocking."""
+        if self._has_asked:
+            self._want(0)
         for actor in self._actors:
             if actor is not None:
                 self._ray.kill(actor)

@@ -114,6 +114,8 @@ class _Alerting:
                     view = self._watch.view()
                     if self._watch.degrading is not None:
                         self._watch.degrading.look(view)
+                    if self._watch.autoscaling is not None:
+                        self._watch.autoscaling.look(view)
                     await self._changed(self._watch.alerts.look(view))
                 except Exception as error:  # a run goes on, whatever its alerts do
                     self._watch.warn([f"alerts cannot be judged: {type(error).__name__}: {error}"])
@@ -122,8 +124,9 @@ class _Alerting:
     def _is_worth_a_look(self) -> bool:
         """Thousands of runs may live in a process. One that follows no log has nothing to look at for the alert that
         every run has."""
-        watched = self._watch.degrading is not None or len(self._watch.alerts.rules) > 1
-        return watched or self._watch.metrics.follows_logs
+        watch = self._watch
+        judged = watch.degrading is not None or watch.autoscaling is not None
+        return judged or len(watch.alerts.rules) > 1 or watch.metrics.follows_logs
 
     async def end(self, closing_s: float) -> None:
         watch = self._watch

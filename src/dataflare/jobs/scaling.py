@@ -141,9 +141,11 @@ class Scaling:
         state_bytes: int,
         workers: int | None,
         parallelism: int | None,
+        *,
+        keep_asking: bool = False,
     ) -> Scaled:
-        """Give the run another size, and wait until its tasks have it. workflow and plan: that the run has now. Raises RunError (E0834) and
-        what the new size fails with; the run goes on as it was then."""
+        """Give the run another size, and wait until its tasks have it. workflow and plan: that the run has now. keep_asking: nodes are
+        asked of the cluster also where they come too late. Raises RunError (E0834) and what the new size fails with; the run goes on as it was then."""
         asking = asyncio.current_task()
         assert asking is not None
         if self._has_ended or plan is None:
@@ -153,7 +155,9 @@ class Scaling:
         self._is_busy = True
         self._asking.add(asking)
         try:
-            return await self._to(workflow, plan, state_bytes, workers, parallelism)
+            return await self._to(
+                workflow, plan, state_bytes, workers, parallelism, keep_asking=keep_asking
+            )
         except asyncio.CancelledError:
             if self._has_ended:
                 raise _ended() from None
@@ -169,6 +173,8 @@ class Scaling:
         state_bytes: int,
         workers: int | None,
         parallelism: int | None,
+        *,
+        keep_asking: bool,
     ) -> Scaled:
         before = self.size(workflow)
         now = wanted(
@@ -188,6 +194,7 @@ class Scaling:
             return Scaled(before, now)
         try:
             if self._workers is not None and now.workers is not None:
+                await self._workers.want(now.workers)
                 await self._workers.hold(max(now.workers, before.workers or 0))
             planned = await self._planned(with_parallelism(workflow, now.parallelism))
             self._change = change = _Change(before, now, plan, planned)
@@ -197,6 +204,8 @@ class Scaling:
         finally:
             self._change = None
             if self._workers is not None:
+                if not keep_asking:
+                    await completed(self._workers.want(self._workers.count))
                 await completed(self._workers.release())
 
     # -- asked by the loop of the run ------------------------------------------------------------------

@@ -17,6 +17,7 @@ from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.sampling import Sampling
 from dataflare.engine.taps import Tap
 from dataflare.errors import DataError, DataFlareError, RunError, from_here
+from dataflare.jobs.autoscaling import Autoscaling
 from dataflare.jobs.calls import Calls
 from dataflare.jobs.closing import told_of
 from dataflare.jobs.counting import metrics_of
@@ -41,7 +42,7 @@ from dataflare.security.hidden import HiddenValues
 from dataflare.security.redact import Redactor
 
 if TYPE_CHECKING:
-    from dataflare.jobs.scaling import Scaled, Scaling
+    from dataflare.jobs.scaling import Scaled, Scaling, Size
     from dataflare.workflow.model import Workflow
 
 
@@ -89,6 +90,8 @@ class Watch:
         self._degraded: dict[str, str] = {}
         self.paces, self.sampling = paces_of(workflow), Sampling()
         self.degrading = degrading_of(workflow, self.sampling, self.metrics.degraded)
+        autoscale = workflow.settings.cluster.autoscale
+        self.autoscaling = Autoscaling(self, autoscale) if autoscale is not None else None
         self._reporter = Reporter(self.metrics, self._options.listener)
         self.calls.use(workflow)
 
@@ -305,13 +308,25 @@ class Watch:
         def begin() -> None:
             if self.scaling is None:
                 raise RunError("the run has no rows now", code=NO_ROWS, help="ask again later")
-            rows = self.attempt.stages() if self.attempt is not None else ()
-            size = sum(stage.state_bytes for stage in rows)
-            scaled = self.scaling.to(self.workflow, self.plan, size, workers, parallelism)
+            scaled = self.scaled(workers, parallelism)
             self._loop.create_task(scaled, context=self._context).add_done_callback(ended)
 
         self.on_loop(begin)
         return answer
+
+    async def scaled(
+        self, workers: int | None, parallelism: int | None, *, keep_asking: bool = False
+    ) -> Scaled:
+        """Give the run another size. See `Scaling.to`."""
+        assert self.scaling is not None
+        stages = self.attempt.stages() if self.attempt is not None else ()
+        state_bytes = sum(stage.state_bytes for stage in stages)
+        now = self.workflow, self.plan, state_bytes
+        return await self.scaling.to(*now, workers, parallelism, keep_asking=keep_asking)
+
+    def size(self) -> Size | None:
+        """How large the run is now; None where it has not begun."""
+        return self.scaling.size(self.workflow) if self.scaling is not None else None
 
     def redacted(self, text: str) -> str:
         """The text without the secrets of the workflow."""

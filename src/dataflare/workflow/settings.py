@@ -162,16 +162,50 @@ class WorkerResources(_Model):
     label: str | None = Field(default=None, description="a resource that its node must have")
 
 
+class Autoscale(_Model):
+    """How many workers a run has, by its load."""
+
+    min: int = Field(default=1, ge=1, le=WORKERS_MAX, description="never fewer workers")
+    max: int = Field(ge=1, le=WORKERS_MAX, description="never more workers")
+    target_busy: float = Field(
+        default=0.7,
+        gt=0,
+        lt=1,
+        description="how much of their time the tasks of the busiest step work",
+    )
+    lag_max: Duration = Field(
+        default=60.0, gt=0, description="one more worker while event time is later than this"
+    )
+    grow_after: Duration = Field(
+        default=15.0, ge=1, description="more workers come when they are needed for so long"
+    )
+    shrink_after: Duration = Field(
+        default=300.0, ge=1, description="workers go when they are not needed for so long"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Autoscale:
+        if self.min > self.max:
+            raise ValueError(f"'min' ({self.min}) is above 'max' ({self.max})")
+        return self
+
+
 class Cluster(_Model):
     """The workers of a run with `--cluster`."""
 
     workers: int | None = Field(
-        default=None, ge=1, le=WORKERS_MAX, description="one for each free processor if not given"
+        default=None,
+        ge=1,
+        le=WORKERS_MAX,
+        description="at the start; one for each free processor if not given, or the 'min' of autoscale",
     )
     placement: Literal["spread", "pack"] = Field(
         default="spread", description="on as many nodes as there are, or on few"
     )
     resources: WorkerResources = Field(default_factory=WorkerResources)
+    autoscale: Autoscale | None = Field(
+        default=None, description="more and fewer workers by the load of the run"
+    )
 
 
 class Degrade(_Model):
