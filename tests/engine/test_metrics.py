@@ -14,7 +14,7 @@ NOT_COUNTS = {"kind", "tasks", "ended", "watermark_us", "kept_bytes"}
 """What a step is, or where it stands."""
 IN_A_RESULT = {
     *("rows_in", "rows_out", "bytes_out", "errors", "dead_letters", "late", "late_in_part"),
-    *("degraded", "kept_bytes"),
+    *("degraded", "diverted", "kept_bytes"),
 }
 NOT_IN_A_RESULT = {
     *("kind", "refused", "ending", "seconds", "tasks", "ended", "watermark_us", "late_unread"),
@@ -26,7 +26,7 @@ NOT_IN_A_RESULT = {
 def counted(field: str, number: int) -> Any:
     """A count of so much."""
     match field:
-        case "late_unread" | "warnings":
+        case "late_unread" | "warnings" | "diverted":
             return {"a": number}
         case "left_out":
             return {"a": LeftOut(number, "row 1")}
@@ -49,8 +49,8 @@ def test_every_count_is_added_and_taken_away(field: str) -> None:
 
 def test_every_count_is_in_a_result_or_is_named_as_one_that_is_not() -> None:
     assert set(StepMetrics.__struct_fields__) == IN_A_RESULT | NOT_IN_A_RESULT
-    told = StepMetrics(**dict.fromkeys(IN_A_RESULT, 5)).to_json()
-    assert told == dict.fromkeys(IN_A_RESULT, 5)
+    counts = {name: counted(name, 5) for name in IN_A_RESULT}
+    assert StepMetrics(**counts).to_json() == counts
 
 
 def test_rows_behind_a_barrier_belong_to_the_next_epoch() -> None:

@@ -42,6 +42,7 @@ error[E0108]: step 'y' reads 'z', which is a destination
 6 |   y: {type: blackhole, inputs: [z]}
   |                                 ^
    = it can read: a
+   = help: to get its rows while its system is away, 'z' needs error_handling: {circuit_breaker: {fallback: y}}
 """,
     ),
     "no destinations": (

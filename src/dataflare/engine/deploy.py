@@ -355,6 +355,8 @@ class Worker:
             run_id,
             refuses_at_commit=stage.refuses_at_commit,
             epoch=spec.epoch,
+            diverted=stage.diverted,
+            degraded=self.metrics.degraded,
         )
 
     def _reading(self, stage: Stage) -> Reading:

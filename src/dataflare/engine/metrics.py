@@ -29,7 +29,7 @@ class LeftOut(Struct):
 class StepMetrics(Struct):
     """rows_in and rows_out: None once unknowable. watermark_us: the least event time that is still expected,
     where it is known. late_unread: by output, those late rows that no step reads. late_in_part: rows that came too late for
-    some of their windows only. degraded: rows for which it gave less than it should, as it says itself. refused: those errors that a
+    some of their windows only. degraded: rows for which it gave less than it should, as it says itself. diverted: by destination, rows that went there instead. refused: those errors that a
     destination's system gave; ending: those that ended the run. tasks and ended: its parallel copies. left_out: by path, the fields that
     its columns lack. shares: by rule of which a share may be broken, how many rows were. kept_bytes: how much of a log its server keeps for it, where that is known."""
 
@@ -44,6 +44,7 @@ class StepMetrics(Struct):
     late: int = 0
     late_in_part: int = 0
     degraded: int = 0
+    diverted: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     tasks: int = 0
     ended: int = 0
@@ -77,6 +78,8 @@ class StepMetrics(Struct):
         self.late += other.late
         self.late_in_part += other.late_in_part
         self.degraded += other.degraded
+        for to, rows in other.diverted.items():
+            self.diverted[to] = self.diverted.get(to, 0) + rows
         for output, rows in other.late_unread.items():
             self.late_unread[output] = self.late_unread.get(output, 0) + rows
         self.seconds += other.seconds
@@ -113,6 +116,7 @@ class StepMetrics(Struct):
             self.late - other.late,
             self.late_in_part - other.late_in_part,
             self.degraded - other.degraded,
+            each_beside(self.diverted, other.diverted),
             self.seconds - other.seconds,
             late_unread=each_beside(self.late_unread, other.late_unread),
             warnings=each_beside(self.warnings, other.warnings),
@@ -162,6 +166,8 @@ class StepMetrics(Struct):
             known["late_in_part"] = self.late_in_part
         if self.degraded:
             known["degraded"] = self.degraded
+        if self.diverted:
+            known["diverted"] = dict(self.diverted)
         return {
             **known,
             "rows_in": self.rows_in,

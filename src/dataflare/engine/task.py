@@ -428,6 +428,11 @@ class Task:
             letters = await self.pool.run(rows, self._letters, parts)
             await self._send(edge, letters, letters.height)
 
+    async def divert(self, edge: int, frame: pl.DataFrame) -> None:
+        """Send rows that the own system does not get to another destination."""
+        if frame.height:
+            await self._send(edge, frame, frame.height)
+
     async def _send(self, edge: int, frame: pl.DataFrame, rows: int) -> None:
         output = self._outputs[edge]
         channels = output.channels

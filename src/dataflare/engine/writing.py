@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -33,7 +33,8 @@ _LATER = "refused by its system: the next checkpoint makes dead letters of them,
 class Writing(Body):
     """on_error: what happens to rows that the destination's system refuses. retrying: for the calls
     of a writer that can make them again. run_id: the column that has it, and the id; None: no column has it.
-    refuses_at_commit: as its destination says. epoch: the last one cut before."""
+    refuses_at_commit: as its destination says. epoch: the last one cut before. diverted: by name, the edge to the destination
+    that gets its rows while its breaker is open, where that is its fallback. degraded: by step that does so now, why."""
 
     cuts_at_once: ClassVar[bool] = False
     joins_batches: ClassVar[bool] = True
@@ -47,10 +48,14 @@ class Writing(Body):
         *,
         refuses_at_commit: bool = False,
         epoch: int = 0,
+        diverted: Mapping[str, int] | None = None,
+        degraded: MutableMapping[str, str] | None = None,
     ) -> None:
         self.writer, self._on_error, self._retrying = writer, on_error, retrying
         self._run_id = run_id
-        self._diverts = retrying.fallback == "dead_letter"
+        self._diverts = retrying.fallback is not None
+        self._diverted = (diverted or {}).get(retrying.fallback or "")
+        self._degraded = {} if degraded is None else degraded
         self._latency = Histogram()
         self._refuses_at_commit = refuses_at_commit
         self._is_open = False
@@ -79,8 +84,11 @@ class Writing(Body):
             is_taken = True
             return await self.writer.write_batch(batch)
 
+        calls = self.writer.system_calls
         try:
             stats = await self._call(write)
+            if self._diverted is not None and (calls is None or calls != self.writer.system_calls):
+                self._degraded.pop(self.task.name, None)
         except HeldBack as held:
             await self._divert(held, () if is_taken else (batch.frame,))
             stats = WriteStats(0)
@@ -108,12 +116,26 @@ class Writing(Body):
             await self._divert(held)
 
     async def _divert(self, held: HeldBack, more: Sequence[pl.DataFrame] = ()) -> None:
-        """Make dead letters of the rows that wait for the system, and of `more`."""
+        """Let the rows that wait for the system, and `more`, go to where the fallback says."""
         frames = [*self.writer.hand_back(), *more]
+        if self._diverted is not None:
+            await self._send_elsewhere(frames, self._diverted)
+            return
         rows = [self._as_it_came(row) for frame in frames for row in python_rows(frame)]
         if rows:
             self._count_failed(len(rows))
             await self._send_letters(held.code, held.message, rows)
+
+    async def _send_elsewhere(self, frames: Sequence[pl.DataFrame], edge: int) -> None:
+        """Send rows to the destination that takes them while the system is away."""
+        to = self._retrying.fallback
+        assert to is not None
+        added = [] if self._run_id is None else [self._run_id[0]]
+        self._degraded[self.task.name] = f"its rows go to '{to}' while its circuit breaker is open"
+        counts = self.task.metrics.step(self.task.name).diverted
+        for frame in frames:
+            counts[to] = counts.get(to, 0) + frame.height
+            await self.task.divert(edge, frame.drop(added, strict=False))
 
     def _count_failed(self, rows: int) -> None:
         metric = self.task.metrics.step(self.task.name)

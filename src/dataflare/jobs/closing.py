@@ -82,6 +82,9 @@ def closing_warnings(
                 f"step '{name}': {in_words(rows)} came too late and {verb} left out; a step that reads "
                 f"'{name}.{output}' gets such rows"
             )
+        for to, rows in metric.diverted.items():
+            if rows:
+                yield f"step '{name}': {in_words(rows)} went to '{to}' instead, while its circuit breaker was open"
         if metric.degraded:
             yield f"step '{name}': {in_words(metric.degraded)} went on without its values, or were left out, while it was degraded"
         if metric.late_in_part:

@@ -237,7 +237,8 @@ class Watch:
             facts = {"event": "degraded"}
             self.say(f"step '{step}': {now[step]}", level="warning", step=step, **facts)
         for step in before.keys() - now.keys():
-            self.say(f"step '{step}': it gives all again", step=step, event="recovered")
+            verb = "takes" if step in self.workflow.destinations else "gives"
+            self.say(f"step '{step}': it {verb} all again", step=step, event="recovered")
 
     def _look_at_disk(self) -> None:
         error = self.disk.exceeded() if self.disk is not None else None
@@ -461,6 +462,7 @@ class Watch:
                 committed_us=committed_us.get(name),
                 degraded=step.degraded,
                 is_degraded=self.metrics.degraded.get(name),
+                diverted=dict(step.diverted),
                 requests_under_way=in_flight[name].under_way if name in in_flight else None,
                 requests_max=in_flight[name].limit if name in in_flight else None,
                 shares=step.shares,

@@ -55,6 +55,11 @@ def _rule_rows(run: RunView) -> Iterator[Sample]:
             yield (name, rule, "kept"), count.rows - count.broken
 
 
+def _diverted(run: RunView) -> Iterator[Sample]:
+    for name, step in run.steps.items():
+        yield from (((name, to), rows) for to, rows in step.diverted.items())
+
+
 def _lags(run: RunView) -> Iterator[Sample]:
     for name in run.steps:
         lag_s = run.lag_s(name)
@@ -169,6 +174,15 @@ METRICS = (
         "dataflare.degraded",
         "1",
         _steps(lambda step: float(step.is_degraded is not None)),
+    ),
+    Metric(
+        "dataflare_diverted_rows_total",
+        "counter",
+        "Rows of a destination that went to another one, because its circuit breaker was open.",
+        ("step", "to"),
+        "dataflare.diverted.rows",
+        "{row}",
+        _diverted,
     ),
     Metric(
         "dataflare_requests_under_way",

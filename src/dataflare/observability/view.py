@@ -25,7 +25,7 @@ class StepView(Struct):
     breaker opened; is_held_back: whether it is open. watermark_us: the least event time that is still expected. latency: of a destination, from the reading of
     rows until its system has taken them. kept_bytes: how much of a log its server keeps for it. committed_us: rows of earlier
     event times are committed. last_row_at: when it was last seen that it had more rows. shares: by rule of a `validate` step of which a share may be broken. degraded: rows for which it gave
-    less than it should; is_degraded: why it does so now. requests_under_way: to its
+    less than it should; is_degraded: why it does so now. diverted: by destination, rows that went there instead. requests_under_way: to its
     system; requests_max: how many may be, of all steps that talk to it."""
 
     kind: str
@@ -45,6 +45,7 @@ class StepView(Struct):
     committed_us: int | None = None
     degraded: int = 0
     is_degraded: str | None = None
+    diverted: dict[str, int] = field(default_factory=dict)
     requests_under_way: int | None = None
     requests_max: float | None = None
     last_row_at: float | None = None

@@ -34,7 +34,7 @@ from dataflare.planner import event_time
 from dataflare.planner.bind_sources import Outputs, SourceBinder, UnknownSchema
 from dataflare.planner.change_order import check_lookups
 from dataflare.planner.changelog import check_changelogs, input_kinds, joined_changelogs
-from dataflare.planner.fallbacks import check_fallback
+from dataflare.planner.fallbacks import check_diverted, check_fallback, in_divert_order
 from dataflare.planner.families.errors import joined
 from dataflare.planner.families.keys import key_of_versions, keyed, lacks_key, with_key
 from dataflare.planner.families.tables import PER_TABLE
@@ -124,6 +124,7 @@ class Binder(SourceBinder):
         settings = self.workflow.settings
         try:
             check_changelogs(graph)
+            check_diverted(graph, self.workflow)
             graph = with_whole_changes(graph)
             check_lookups(graph)
             event_time.refuse_repeated(graph)
@@ -272,7 +273,7 @@ class Binder(SourceBinder):
         return self.nodes[port.node].outputs[port.output]
 
     async def destinations(self) -> None:
-        for name, step in self.workflow.destinations.items():
+        for name, step in in_divert_order(self.workflow):
             try:
                 await self._destination(name, step)
             except DataFlareError as error:
@@ -337,6 +338,7 @@ class Binder(SourceBinder):
             conform,
             run_column,
         )
+        self.outputs[name], self.outputs_of[name] = {None: target}, ()
 
     def _of_table(self, step: DestinationStep, options: Mapping[str, Any]) -> SpotMap:
         """The config of a destination, with the key of its table where it is one of many, and of versions behind a

@@ -108,7 +108,14 @@ def complete(graph: Graph) -> dict[str, frozenset[str]]:
     """The destinations that receive every row of their sources, and the steps that these rows depend on.
     At the end of a run in which none of these steps left out a row, a row that did not arrive is known to
     be deleted."""
-    partial: set[str] = set()
+    # Rows of a destination may go to another one while its system is away: neither has all of them.
+    partial = {
+        id_
+        for node in graph
+        for port in node.inputs
+        if isinstance(graph.nodes[port.node], DestinationNode)
+        for id_ in (node.id, port.node)
+    }
     steps: dict[str, frozenset[str]] = {}
     for node in graph:
         steps[node.id] = frozenset({node.step, node.id, *_tables(node)}).union(

@@ -75,6 +75,8 @@ def _guarantee(graph: Graph, node: DestinationNode) -> Guarantee:
     level, reasons = capabilities.delivery, []
     for id_ in upstream(graph, node.id):
         source = graph.nodes[id_]
+        if isinstance(source, DestinationNode):
+            reasons.append(f"gets the rows of {id_} while the circuit breaker of that is open")
         if not isinstance(source, SourceNode):
             continue
         source_capabilities = source.connector.capabilities()

@@ -73,7 +73,8 @@ class Segment(Struct, frozen=True):
 class Stage(Struct, frozen=True):
     """Exactly one of source, operator and destination is set. body: the segments after a source or an
     operator; None for a destination, and for a source with streams. run_column: of a destination, see `planner.run_column`. sides: the segments after the operator's other
-    outputs, or the source's streams, that are read. letters: by step, the edge of its dead letters. turns: of a source,
+    outputs, or the source's streams, that are read. letters: by step, the edge of its dead letters. diverted: of a destination, by
+    name, the edge to the one that gets its rows while its breaker is open. turns: of a source,
     the family whose tables are read in turns."""
 
     id: int
@@ -86,6 +87,7 @@ class Stage(Struct, frozen=True):
     operator: StatefulOperator | None = None
     destination: DestinationConnector | None = None
     letters: Mapping[str, int] = field(default_factory=dict)
+    diverted: Mapping[str, int] = field(default_factory=dict)
     sides: Mapping[str, Segment] = field(default_factory=dict)
     turns: str | None = None
     run_column: str | None = None
@@ -256,6 +258,11 @@ class _Builder:
                     destination=node.connector if isinstance(node, DestinationNode) else None,
                     sides=sides,
                     run_column=node.run_column if isinstance(node, DestinationNode) else None,
+                    diverted={
+                        other.id: self._destination_edge(index, other)
+                        for other, _, _ in self.graph.consumers(node.id)
+                        if isinstance(node, DestinationNode) and isinstance(other, DestinationNode)
+                    },
                 )
             )
         in_turns = with_turns(stages, self.edges)

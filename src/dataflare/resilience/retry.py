@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
 T = TypeVar("T")
-Fallback = Literal["dead_letter", "stale"]
+Fallback = str
+"""dead_letter, stale, or the name of a destination."""
 Waiting = Callable[[str], AbstractContextManager[None] | None]
 """What is entered while an attempt of a step is made; None: nothing needs to be."""
 

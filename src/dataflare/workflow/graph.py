@@ -11,7 +11,7 @@ from dataflare.errors import DataFlareError, PlanError, WorkflowError, did_you_m
 from dataflare.workflow.nodes import key_spot_of, spot_of
 
 if TYPE_CHECKING:
-    from dataflare.workflow.model import AnyStep, Workflow
+    from dataflare.workflow.model import AnyStep, InputRef, Workflow
 
 
 def check_graph(workflow: Workflow, errors: list[DataFlareError], *, whole: bool) -> None:
@@ -50,7 +50,7 @@ def _unknown_inputs(workflow: Workflow, steps: dict[str, AnyStep]) -> list[DataF
     readable = [name for name in steps if name not in workflow.destinations]
     for step in steps.values():
         for ref in step.inputs:
-            if ref.step in readable:
+            if ref.step in readable or _falls_back(workflow, ref, step):
                 continue
             names = [name for name in readable if name != step.name]
             is_destination = ref.step in workflow.destinations
@@ -63,10 +63,30 @@ def _unknown_inputs(workflow: Workflow, steps: dict[str, AnyStep]) -> list[DataF
                     step=step.name,
                     spot=ref.spot,
                     notes=[f"it can read: {', '.join(names)}"],
-                    help=None if is_destination else did_you_mean(ref.step, names),
+                    help=_of_a_destination(step, ref)
+                    if is_destination
+                    else did_you_mean(ref.step, names),
                 )
             )
     return errors
+
+
+def _falls_back(workflow: Workflow, ref: InputRef, step: AnyStep) -> bool:
+    """Whether a step is the destination to which rows of another one go while that one's circuit breaker is open."""
+    first = workflow.destinations.get(ref.step)
+    handling = first.error_handling if first is not None else None
+    breaker = handling.circuit_breaker if handling is not None else None
+    is_destination = step.name in workflow.destinations
+    return is_destination and breaker is not None and breaker.fallback == step.name
+
+
+def _of_a_destination(step: AnyStep, ref: InputRef) -> str | None:
+    if step.kind != "destination" or step.name == ref.step:
+        return None
+    return (
+        f"to get its rows while its system is away, '{ref.step}' needs "
+        f"error_handling: {{circuit_breaker: {{fallback: {step.name}}}}}"
+    )
 
 
 def _unknown_lookups(workflow: Workflow) -> list[DataFlareError]:

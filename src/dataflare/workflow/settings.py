@@ -266,10 +266,12 @@ class CircuitBreaker(_Model):
     trial_calls: int = Field(
         default=1, ge=1, description="so many calls must succeed before all are made again"
     )
-    fallback: Literal["dead_letter", "stale"] | None = Field(
+    fallback: str | None = Field(
         default=None,
+        min_length=1,
         description="what is done instead of waiting: dead_letter, of a destination that sends rows as they come: they "
-        "become dead letters; stale, of a lookup with a cache: answers older than its ttl are used",
+        "become dead letters; the name of another destination, which has this one in its `inputs`: they go there; stale, of a "
+        "lookup with a cache: answers older than its ttl are used",
     )
 
     @model_validator(mode="after")

@@ -94,6 +94,7 @@ search:
             changelog_with="mode: upsert or mirror with an id_field, or changelog: columns",
             key=tuple(config.ids),
             by_id=bool(config.ids),
+            hands_back=config.mode != "mirror",
         )
 
     def effects(self) -> Sequence[str]:
@@ -254,6 +255,18 @@ class DocumentWriter(Writer):
         await self.flush()
         refused, self._refused = self._refused, []
         return refused
+
+    def hand_back(self) -> Sequence[pl.DataFrame]:
+        names, frames = self._context.schema.names, list[pl.DataFrame]()
+        if self._documents is not None:
+            left = self._documents.rows[sorted(self._documents.left)]
+            self.rows_out += self._slices.popleft().height - self._refused_now - left.height
+            self._documents, self._refused_now = None, 0
+            frames.append(left)
+        frames += [*self._slices, *self._frames]
+        self._slices.clear()
+        self._frames, self._rows, self._last_batch = [], 0, None
+        return [frame.select(names) for frame in frames if frame.height]
 
     def note_left_out(self, rows: Mapping[str, int]) -> None:
         self._left_out = sum(rows.get(step, 0) for step in self._context.before)
