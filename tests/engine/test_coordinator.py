@@ -513,3 +513,39 @@ def test_an_epoch_that_waits_for_a_transaction_says_so(tmp_path: Path) -> None:
         assert caught.value.notes == ["waiting for: in[0]", "inside a transaction"]
 
     run(main())
+
+
+class Counted(dict[str, Any]):
+    """Counts how many members are looked at."""
+
+    looks = 0
+
+    def items(self) -> Any:
+        for each in super().items():
+            self.looks += 1
+            yield each
+
+    def __getitem__(self, task: str) -> Any:
+        self.looks += 1
+        return super().__getitem__(task)
+
+
+def test_an_epoch_looks_at_each_task_a_few_times_however_many_there_are(tmp_path: Path) -> None:
+    async def looks(tasks: int) -> int:
+        house = House(tmp_path / str(tasks))
+        house.all_answer()
+        for number in range(1, tasks):
+            house.coordinator.register(Puppet(f"op[{number}]", Kind("op", operator=True)))
+        house.coordinator.members = members = Counted(house.coordinator.members)
+        cut = asyncio.ensure_future(house.coordinator.checkpoint())
+        await asyncio.sleep(0)
+        for number in range(1, tasks):
+            share = OperatorSnapshot(number, (), {"left": 1})
+            house.coordinator.share(Share(f"op[{number}]", 5, state=share))
+        await cut
+        return members.looks
+
+    async def main() -> None:
+        assert await looks(500) <= await looks(50) * 11
+
+    run(main())

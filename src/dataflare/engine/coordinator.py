@@ -91,9 +91,17 @@ class CannotCut(Exception):
 
 
 class _Pending(Struct):
+    """An epoch that is being cut. whole: the shares of so many tasks are there."""
+
     barrier: Barrier
+    tasks: int
     shares: dict[str, Share] = field(default_factory=dict)
     whole: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, share: Share) -> None:
+        self.shares[share.task] = share
+        if len(self.shares) == self.tasks:
+            self.whole.set()
 
 
 class Coordinator:
@@ -168,14 +176,16 @@ class Coordinator:
     # -- what tasks say ----------------------------------------------------------------------------
 
     def share(self, share: Share) -> None:
+        pending = self._pending
         if share.epoch is None:
             self._last[share.task] = share
             if len(self._last) == len(self.members):
                 self.all_ended.set()
             self._ask_for_commit()
-        elif self._pending is not None and self._pending.barrier.epoch == share.epoch:
-            self._pending.shares[share.task] = share
-        self._look()
+            if pending is not None:
+                self._stand_in(share, pending)
+        elif pending is not None and pending.barrier.epoch == share.epoch:
+            pending.add(share)
 
     def fail(self, failure: Fail) -> None:
         if failure.new_fields:
@@ -275,19 +285,10 @@ class Coordinator:
         hold."""
         return member.spec.task in self._last and member.spec.stage.destination is None
 
-    def _look(self) -> None:
-        """Whether the epoch being cut has the share of every task."""
-        pending = self._pending
-        if pending is None:
-            return
-        for task, member in self.members.items():
-            if task in pending.shares:
-                continue
-            if self._has_its_last(member):
-                pending.shares[task] = self._last[task]
-                continue
-            return
-        pending.whole.set()
+    def _stand_in(self, last: Share, pending: _Pending) -> None:
+        """The last share of a task that has ended is its share of the epoch being cut."""
+        if last.task not in pending.shares and self._has_its_last(self.members[last.task]):
+            pending.add(last)
 
     async def checkpoint(self, *, final: bool = False, stops: bool = False) -> Manifest:
         """Cut, publish and commit one epoch. stops: sources read nothing after it. Raises
@@ -320,12 +321,13 @@ class Coordinator:
             await asyncio.shield(self._collecting)
         started = asyncio.get_running_loop().time()
         barrier = Barrier(self.epoch + 1, final, self._left_out(self.epoch + 1) if final else {})
-        self._pending = pending = _Pending(barrier)
+        self._pending = pending = _Pending(barrier, len(self.members))
         self._ended_before = len(self._last)
         asked = Checkpoint(barrier, stops)
         for member in self.members.values():
             member.checkpoint(asked)
-        self._look()
+        for last in self._last.values():
+            self._stand_in(last, pending)
         try:
             # `wait_for` of Python 3.11 loses a cancellation that comes when the wait is over.
             with below("cut"):
