@@ -72,8 +72,9 @@ chaos: $(VENV)/.dev ## run the examples, and destinations in servers, with fault
 	$(BIN)/python tests/recovery/chaos_soak.py --seeds $(SEEDS) --seed $(SEED)
 	$(BIN)/python tests/recovery/server_chaos.py --seeds $$(( ($(SEEDS) + 4) / 5 )) --seed $(SEED)
 
-hosts: $(VENV)/.dev ## workers on network namespaces that are killed, stopped and cut off (SEEDS=200 SEED=1); needs root
-	CLUSTER_SEEDS=$(SEEDS) CLUSTER_SEED=$(SEED) $(BIN)/python -m pytest -q -n 0 tests/cluster/test_hosts.py
+hosts: $(VENV)/.dev ## workers on hosts that are killed, stopped and cut off, over bad networks (SEEDS=60 SEED=1); needs root
+	CLUSTER_SEEDS=$(SEEDS) CLUSTER_SEED=$(SEED) CLUSTER_STOPPED_S=60 TEST_SERVICES=all \
+		$(BIN)/python -m pytest -q -s -n 0 --timeout 600 tests/cluster/test_hosts.py
 
 mirrors: $(VENV)/.dev ## mirror a table through kills of runs, servers and connections (SEEDS=200 SEED=1), compare
 	$(BIN)/python tests/mirror/mirror_soak.py --seeds $(SEEDS) --seed $(SEED)
