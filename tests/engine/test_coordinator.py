@@ -516,7 +516,7 @@ def test_an_epoch_that_waits_for_a_transaction_says_so(tmp_path: Path) -> None:
 
 
 class Counted(dict[str, Any]):
-    """Counts how many members are looked at."""
+    """Counts how often a member is read."""
 
     looks = 0
 
