@@ -128,7 +128,7 @@ def grown(tmp_path: Path) -> tuple[Watch, CircuitBreaker]:
     """A watch whose workflow has got two steps since the run began, and the breaker of its first one."""
     (tmp_path / "bad_b").mkdir()
     (tmp_path / "bad_b" / "letters.ndjson").write_bytes(b"x" * 5000)
-    watch = Watch(load_text(GROWN, base=tmp_path), "run", RunOptions(tmp_path))
+    watch = Watch(load_text(GROWN, base=tmp_path), "run", RunOptions(tmp_path), lambda: None)
     watch.disk = DiskBound(watch.workflow, [], watch.warn)
     before = watch.calls.retries.of("a")._breaker
     assert before is not None

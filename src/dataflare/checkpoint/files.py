@@ -40,8 +40,10 @@ def write_whole(
     crash: str | None = None,
     name_durable: bool = True,
     mode: int = 0o600,
+    is_new: bool = False,
 ) -> None:
-    """Write `data` to `path` atomically: a temporary file, fsync, rename, fsync of the folder.
+    """Write `data` to `path` atomically: a temporary file, fsync, rename, fsync of the folder. is_new: raise FileExistsError, and
+    change nothing, where the file is there, also if another process writes it at the same time.
 
     crash: the prefix of the crash points `.before_rename` and `.after_rename`. name_durable: False
     if the caller syncs the folder later. mode: the file's permissions. Raises OSError.
@@ -54,7 +56,11 @@ def write_whole(
             os.fsync(file.fileno())
         if crash:
             crash_point(f"{crash}.before_rename")
-        temporary.replace(path)
+        if is_new:
+            os.link(temporary, path)
+            temporary.unlink()
+        else:
+            temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -4,16 +4,23 @@ One of them is the job: it publishes manifests and deletes files. The others wri
 
 Always true: of the chunks of its attempt, the job deletes only those that a manifest has named, or that their process has
 released: it does not know what others have written for the next manifest. What remains of them is deleted by the next
-attempt.
+attempt. And of two jobs that both believe to have the workflow's lock (a machine that was cut off has lost it), only the one
+that began an attempt last publishes anything.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection
 from pathlib import Path
 
+from dataflare.checkpoint import files
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.store import LocalStore, chunk_attempt
+from dataflare.errors import CheckpointError
+
+_FENCE = "attempt"
+"""A file with the mark of the store whose attempt began last."""
 
 
 class SharedStore(LocalStore):
@@ -22,8 +29,33 @@ class SharedStore(LocalStore):
     def __init__(self, folder: Path, lineage: str) -> None:
         super().__init__(folder, lineage)
         self._attempt = 0
+        self._mark, self._has_begun = secrets.token_hex(16), False
         self._settled: set[str] = set()
         self._released: list[str] = []
+
+    def rewind(self, epoch: int) -> None:
+        super().rewind(epoch)
+        with files.writing("the mark of an attempt"):
+            files.make_folder(self.home)
+            files.write_whole(self.home / _FENCE, self._mark.encode("ascii"))
+        self._has_begun = True
+
+    def _write_manifest(self, path: Path, data: bytes) -> None:
+        if not self._has_begun:  # what the attempt goes on from
+            super()._write_manifest(path, data)
+            return
+        # The file is a new one: an attempt begins by deleting those that it will write. So of two that get here at once one fails.
+        try:
+            if (self.home / _FENCE).read_bytes() == self._mark.encode("ascii"):
+                files.write_whole(path, data, crash="checkpoint", is_new=True)
+                return
+        except FileExistsError:
+            pass
+        raise CheckpointError(
+            f"a checkpoint of '{self.folder.name}' was not published: another process of this workflow has taken over",
+            code="E0705",
+            help="nothing is lost: the other one goes on; stop one of them if two run",
+        )
 
     def publish(self, manifest: Manifest) -> None:
         super().publish(manifest)

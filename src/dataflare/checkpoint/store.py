@@ -150,9 +150,12 @@ class LocalStore:
                 if subfolder.is_dir():
                     files.sync_folder(subfolder)
             path = self.home / resolve.manifest_name(manifest.epoch)
-            files.write_whole(path, text.encode("ascii"), crash="checkpoint")
+            self._write_manifest(path, text.encode("ascii"))
         with self._lock:
             self._unpublished -= manifest.chunks.keys()
+
+    def _write_manifest(self, path: Path, data: bytes) -> None:
+        files.write_whole(path, data, crash="checkpoint")
 
     def list_manifests(self, *, thorough: bool = False) -> list[ManifestFact]:
         facts: list[ManifestFact] = []

@@ -46,6 +46,8 @@ _COMMANDS = {
     "loglevel": _NOW,
     "scale": _NOW,
     "wait": _NOW,
+    "stop": _NOW,
+    "nodes": _NOW,
     "logs": _LOOK_BACK,
     "runs": _LOOK_BACK,
     "report": _LOOK_BACK,

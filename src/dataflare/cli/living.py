@@ -39,6 +39,17 @@ def view_of(folder: Path, patience_s: float = _PATIENCE_S) -> RunView | None:
         return None
 
 
+def views(workflow: str | None, file: Path | None, cluster: str | None = None) -> list[RunView]:
+    """The runs that are active now: of this machine, or of a cluster."""
+    if cluster is None:
+        return [view for folder in folders(workflow, file) if (view := view_of(folder))]
+    from dataflare.jobs.whole_cluster import run_views
+
+    if workflow is None and file is not None:
+        workflow = common.read_workflow(file).name
+    return [*run_views(cluster, workflow)]
+
+
 def folders(workflow: str | None, file: Path | None) -> list[Path]:
     """The folder of a workflow, or those of all workflows of this home."""
     if workflow is None and file is not None:

@@ -91,6 +91,13 @@ def run(
             help="Run the tasks on workers of a Ray cluster: auto, ray://HOST:PORT, or local:N for N on this machine.",
         ),
     ] = None,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach",
+            help="With --cluster: return when the run reads rows. See status, logs -f, wait and stop.",
+        ),
+    ] = False,
     json: common.Json = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress and no summary.")
@@ -114,7 +121,10 @@ def run(
         otlp=otlp,
         openlineage=openlineage,
         cluster=cluster,
+        detach=detach,
     )
+    if detach and cluster is None:
+        raise bad_usage("--detach needs --cluster", "dataflare run")
     if from_ is not None and (fresh or adopt):
         raise bad_usage("--from cannot be used with --fresh or --adopt", "dataflare run")
     return (
@@ -141,6 +151,7 @@ class Request(Struct):
     otlp: str | None = None
     openlineage: str | None = None
     cluster: str | None = None
+    detach: bool = False
     workflow: Workflow | None = None
     shown_notices: set[str] = field(default_factory=set)
 
@@ -187,14 +198,20 @@ class Request(Struct):
             )
             if self.cluster is None:
                 return run(self.workflow, options)
-            from dataflare.jobs.on_workers import on_cluster
+            from dataflare.jobs.on_workers import run_on_cluster
 
-            with on_cluster(self.workflow, options, self.cluster) as (workflow, clustered):
-                return run(workflow, clustered)
+            again = partial(observing.observers, home, self.metrics, self.otlp, self.openlineage)
+            result = run_on_cluster(self.workflow, options, self.cluster, again, detach=self.detach)
+            if self.detach:
+                tell_alone(result)
+            return result
 
 
 def _tell_people(request: Request, result: RunResult) -> None:
     _report(result, request.shown_notices)
+    if result.status == "running":
+        print(f"run {result.run_id} goes on: see dataflare status {result.workflow}")
+        return
     if not request.quiet and result.status != "unread":
         from dataflare.cli import summary
 

@@ -34,11 +34,24 @@ def _named(help: str) -> typer.models.ArgumentInfo:
 RunningWorkflow = Annotated[str, _named("A workflow that is running.")]
 KnownWorkflow = Annotated[str, _named("A workflow that is running, or has run.")]
 File = Annotated[Path | None, typer.Option("--file", metavar="FILE", help="The workflow's file.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="WHERE",
+        help="The runs of a Ray cluster, auto or ray://HOST:PORT, wherever their processes are.",
+    ),
+]
 
 
-def status(workflow: Workflow = None, file: File = None, json: common.Json = False) -> int:
+def status(
+    workflow: Workflow = None,
+    file: File = None,
+    cluster: Cluster = None,
+    json: common.Json = False,
+) -> int:
     """Show the runs that are active now, their speed, lag, and the slowest step. Exits with 1 if there is none."""
-    views = [v for folder in living.folders(workflow, file) if (v := living.view_of(folder))]
+    views = living.views(workflow, file, cluster)
     if json:
         answers.print_json([view.to_json() for view in views], indent=False)
         return 0 if views else 1

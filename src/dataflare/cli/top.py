@@ -30,6 +30,7 @@ _COLOURS = {"busy": "green", "blocked": "red", "waiting": "bright_black"}
 def top(
     workflow: status.Workflow = None,
     file: status.File = None,
+    cluster: status.Cluster = None,
     every: Annotated[
         float, typer.Option("--every", min=0.1, help="Seconds between two looks.")
     ] = 1.0,
@@ -43,27 +44,26 @@ def top(
     if not terminal.is_terminal(sys.stdout):
         console.width = _PIPE
     before: dict[str, RunView] = {}
-    views = _look(workflow, file)
+    views = _look(workflow, file, cluster)
     if not views:
         print("nothing is running here")
         return 1
     if not live:
         time.sleep(every)
-        before, views = views, _look(workflow, file)
+        before, views = views, _look(workflow, file, cluster)
         console.print(screen(views, before, console.width))
         return 0
     shown_first = screen(views, before, console.width)
     with Live(shown_first, console=console, screen=True, auto_refresh=False) as shown:
         while views:
             time.sleep(every)
-            before, views = views, _look(workflow, file)
+            before, views = views, _look(workflow, file, cluster)
             shown.update(screen(views, before, console.width), refresh=True)
     return 0
 
 
-def _look(workflow: str | None, file: Path | None) -> dict[str, RunView]:
-    found = (living.view_of(folder) for folder in living.folders(workflow, file))
-    return {view.workflow: view for view in found if view is not None}
+def _look(workflow: str | None, file: Path | None, cluster: str | None) -> dict[str, RunView]:
+    return {view.workflow: view for view in living.views(workflow, file, cluster)}
 
 
 def screen(views: Mapping[str, RunView], before: Mapping[str, RunView], width: int) -> Group:

@@ -63,8 +63,11 @@ class Workers(Protocol):
     """Processes that run tasks, wherever they are. token: that they know. count: how many of them attempts use. host: the address of
     this machine that they reach."""
 
-    token: bytes
-    count: int
+    @property
+    def token(self) -> bytes: ...
+
+    @property
+    def count(self) -> int: ...
 
     @property
     def host(self) -> str: ...

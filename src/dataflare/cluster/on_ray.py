@@ -1,112 +1,93 @@
-"""Workers that Ray places. The only file that knows Ray.
+"""Workers and jobs that Ray places, as a command or a job sees them. With `ray_actors` the only file that knows Ray.
 
-A worker is an actor: a process of its own, on the node that Ray chose for it. It answers one question, its address; everything
-else goes over links.
+A small cluster of this machine (`local:N`) belongs to the command: its workers are the command's, and end with it. On a cluster
+that was there before, an actor keeps the workers (see `ray_actors`), and jobs ask it for them.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
+import contextlib
 import secrets
+import socket
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from msgspec import Struct
-
+from dataflare.cluster.crew import Workers
+from dataflare.cluster.leases import PLACED_S, Seat
 from dataflare.cluster.orders import Address
-from dataflare.errors import ConfigError, Retry, SystemError_
+from dataflare.cluster.place import Place, address_of
+from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
 from dataflare.sdk.threads import in_thread
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from dataflare.workflow.settings import Cluster
+    from dataflare.cluster.ray_actors import Entry
 
-_LOCAL = re.compile(r"local:([1-9][0-9]{0,2})", re.ASCII)
-_PLACED_S = 30.0
-
-
-class Place(Struct, frozen=True):
-    """Where workers run. address: of a Ray cluster, `auto` for the one that this machine belongs to, or None for a small one
-    of this machine that begins now. workers: how many; None: one for each processor that is free. cpu and memory: of each, as
-    it is asked of Ray; label: a resource of Ray that its node must have."""
-
-    address: str | None
-    workers: int | None = None
-    spread: bool = True
-    cpu: float = 1.0
-    memory: int | None = None
-    label: str | None = None
-
-    @classmethod
-    def of(cls, text: str, settings: Cluster) -> Place:
-        """From `auto`, `ray://HOST:PORT` or `local:N`, and the workflow's settings. Raises ConfigError (E0432)."""
-        match = _LOCAL.fullmatch(text)
-        if match:
-            return cls(None, int(match[1]))
-        if text == "auto" or text.startswith("ray://"):
-            asked = settings.resources
-            spread = settings.placement == "spread"
-            workers = settings.workers
-            if workers is None and settings.autoscale is not None:
-                workers = settings.autoscale.min
-            return cls(text, workers, spread, asked.cpu, asked.memory, asked.label)
-        raise ConfigError(
-            f"'{text}' is not a cluster",
-            code="E0432",
-            help="use auto, ray://HOST:PORT, or local:N for N workers on this machine",
-        )
+_PATIENCE_S = 30.0
+"""So long an actor is called again whose process was lost: Ray starts another one."""
+_PAUSE_S = 0.3
+_HEAD_LOST_S = 15.0
+_CONNECT_S = 2.0
 
 
-class RayWorkers:
-    """The workers of a run. It is a `cluster.crew.Workers`. Raises ConfigError (E0404) where Ray is not installed."""
+class PlacedWorkers(Workers, Protocol):
+    """Workers that were placed for a run."""
+
+    def start(self) -> int:
+        """Place them. Returns how many there are. Blocking."""
+
+    def possible(self) -> int:
+        """How many there can be. Blocking."""
+
+    def renew(self, facts: Mapping[str, Any]) -> None:
+        """The run lives, and does this. Blocking."""
+
+    def close(self) -> None:
+        """The run has no need for them any more. Blocking."""
+
+
+def workers_for(place: Place, job: str) -> PlacedWorkers:
+    """job: who asks for them. Raises ConfigError (E0404) where Ray is not installed, SystemError_ (E0617) where there is no
+    cluster. Blocking."""
+    if place.address is None:
+        return LocalWorkers(place)
+    connect(place.address)
+    return KeptWorkers(place, job)
+
+
+class LocalWorkers:
+    """Workers of a small Ray that begins and ends with this process. There are as many as are asked for, whatever the processors of
+    this machine."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self.token = secrets.token_bytes(32)
+        self.count = 0
         self._ray = _ray()
         self._actors: list[Any] = []
         self._addresses: list[Address | None] = []
-        self._began = self._has_asked = False
         self._placing = threading.Lock()
-        self.count = 0
-
-    def possible(self) -> int:
-        """How many workers the free processors are enough for. Blocking."""
-        self._connect()
-        free = float(self._ray.available_resources().get("CPU", 1.0))
-        return max(1, int(free / self.place.cpu))
 
     @property
     def host(self) -> str:
         return str(self._ray.util.get_node_ip_address())
 
+    def possible(self) -> int:
+        assert self.place.workers is not None
+        return self.place.workers
+
     def start(self) -> int:
-        """Place the workers. Returns how many there are. Blocking."""
-        self.count = self.place.workers or self.possible()
+        self.count = self.possible()
         return len(self._ready(self.count))
 
     async def ready(self) -> Sequence[Address]:
         return (await in_thread(self._ready, self.count))[: self.count]
 
     async def want(self, count: int) -> None:
-        if self.place.address is not None:
-            await in_thread(self._want, count)
-
-    def _want(self, count: int) -> None:
-        """What an autoscaler of Ray makes nodes for. It stays asked for until the next call."""
-        from ray.autoscaler.sdk import request_resources
-
-        place = self.place
-        each = {"CPU": place.cpu}
-        if place.memory is not None:
-            each["memory"] = place.memory
-        if place.label is not None:
-            each[place.label] = 0.001
-        self._has_asked = count > 0
-        request_resources(bundles=[each] * count)
+        """This machine does not grow."""
 
     async def hold(self, count: int) -> None:
         await in_thread(self._hold, count)
@@ -136,18 +117,13 @@ class RayWorkers:
     def lost(self, number: int) -> None:
         actor, self._actors[number] = self._actors[number], None
         if actor is not None:
-            # One that hangs has processors that its successor needs.
             self._ray.kill(actor)
 
+    def renew(self, facts: Mapping[str, Any]) -> None:
+        """No other job asks for them."""
+
     def close(self) -> None:
-        """End the workers, and the cluster if it began here. Blocking."""
-        if self._has_asked:
-            self._want(0)
-        for actor in self._actors:
-            if actor is not None:
-                self._ray.kill(actor)
-        if self._began:
-            self._ray.shutdown()
+        self._ray.shutdown()
 
     def _ready(self, count: int) -> Sequence[Address]:
         """The addresses of at least so many workers, placed where they are not there."""
@@ -155,13 +131,17 @@ class RayWorkers:
             return self._placed_all(count)
 
     def _placed_all(self, count: int) -> Sequence[Address]:
-        self._connect()
+        from dataflare.cluster.ray_actors import WorkerActor
+
+        if not self._ray.is_initialized():
+            self._ray.init(num_cpus=count, include_dashboard=False, **_QUIET)
         more = [None] * (count - len(self._actors))
         self._actors += more
         self._addresses += more
         for number, actor in enumerate(self._actors):
             if actor is None:
-                self._actors[number] = self._placed(number)
+                made = self._ray.remote(WorkerActor).options(num_cpus=0, max_concurrency=2)
+                self._actors[number] = made.remote(self.token, f"worker {number}")
                 self._addresses[number] = None
         asked = {
             number: actor.address.remote()
@@ -169,10 +149,10 @@ class RayWorkers:
             if self._addresses[number] is None
         }
         try:
-            told = self._ray.get(list(asked.values()), timeout=_PLACED_S)
+            told = self._ray.get(list(asked.values()), timeout=PLACED_S)
         except Exception as error:
             raise SystemError_(
-                f"Ray has not placed {len(asked)} workers within {_PLACED_S:g} s: {_first_line(error)}",
+                f"Ray has not placed {len(asked)} workers within {PLACED_S:g} s: {_first_line(error)}",
                 code="E0617",
                 help="see `ray status`: the cluster needs free processors and memory for them; or ask for fewer workers",
                 retry=Retry.LATER,
@@ -181,59 +161,262 @@ class RayWorkers:
             self._addresses[number] = (address[0], address[1])
         return [address for address in self._addresses if address is not None]
 
-    def _connect(self) -> None:
-        if self._ray.is_initialized():
-            return
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        if self.place.address is None:
-            self._began = True
-            self._ray.init(
-                num_cpus=self.place.workers, include_dashboard=False, namespace="dataflare", **quiet
-            )
-            return
+
+class KeptWorkers:
+    """Workers of a job that the cluster's keeper gives it. This process is connected to the cluster."""
+
+    def __init__(self, place: Place, job: str) -> None:
+        self.place, self._job = place, job
+        self.count = 0
+        self._token: bytes | None = None
+        self.seats: list[Seat] = []
+        self._lost: set[str] = set()
+        self._asking = threading.Lock()
+
+    @property
+    def token(self) -> bytes:
+        if self._token is None:
+            self._token = _keeper("token")
+        return self._token
+
+    @property
+    def host(self) -> str:
+        return str(_ray().util.get_node_ip_address())
+
+    def possible(self) -> int:
+        return self.place.workers or int(_keeper("possible", self.place))
+
+    def start(self) -> int:
+        self._seat(None)
+        self.count = len(self.seats)
+        return self.count
+
+    def _seat(self, count: int | None) -> None:
+        """Have at least so many workers, all alive."""
+        with self._asking:
+            lost = [*self._lost]
+            asked = self._job, self.place, lost, count
+            self.seats = _keeper("seats", *asked, patience_s=2 * PLACED_S)
+            self._lost.difference_update(lost)
+
+    async def ready(self) -> Sequence[Address]:
+        await in_thread(self._seat, self.count)
+        return [seat.address for seat in self.seats[: self.count]]
+
+    async def want(self, count: int) -> None:
+        await in_thread(_keeper, "want", self._job, self.place, count)
+
+    async def hold(self, count: int) -> None:
+        await in_thread(self._seat, count)
+
+    def use(self, count: int) -> None:
+        self.count = count
+
+    async def release(self) -> None:
+        with self._asking:
+            self.seats = self.seats[: self.count]
+        await in_thread(_keeper, "give_back", self._job, self.count)
+
+    def lost(self, number: int) -> None:
+        self._lost.add(self.seats[number].worker)
+
+    def renew(self, facts: Mapping[str, Any]) -> None:
+        """Say that the job lives, and what it does. Blocking."""
+        held = [seat for seat in self.seats if seat.worker not in self._lost]
+        _keeper("renew", self._job, held, self.place, facts)
+
+    def close(self) -> None:
+        with contextlib.suppress(SystemError_):  # the lease runs out
+            _keeper("ended", self._job)
+
+
+class RayJob:
+    """A job in an actor, as its command sees it. name: its workflow and its run. Its methods block."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._actor: Any = None
+        self._heard = time.monotonic()
+
+    @property
+    def run_id(self) -> str:
+        return self.name.rpartition(" ")[2]
+
+    @classmethod
+    def begin(cls, entry: Entry, order: bytes, name: str, place: Place, node: str | None) -> RayJob:
+        """Begin a job. node: as `ClusterActor.begin` says."""
+        _keeper("begin", entry, order, name, place, node)
+        return cls(name)
+
+    def since(self, number: int) -> bytes | None:
+        """What it said since. None while its process does not answer. Raises SystemError_ (E0840, E0841) where nothing will
+        come any more."""
+        ray = _ray()
         try:
-            self._ray.init(address=self.place.address, namespace="dataflare", **quiet)
+            told: bytes = ray.get(self._of_actor().since.remote(number), timeout=_PATIENCE_S)
+        except (ray.exceptions.RayError, ConnectionError, ValueError) as error:
+            if isinstance(error, ray.exceptions.RayTaskError):
+                raise
+            self._actor = None
+            silent_s = time.monotonic() - self._heard
+            if silent_s > _HEAD_LOST_S and not _has_head():
+                raise _head_lost() from error
+            if silent_s > 2 * _PATIENCE_S:
+                raise SystemError_(
+                    f"the job '{self.name}' is gone: {_first_line(error)}",
+                    code="E0841",
+                    help="run the same command again: it goes on from the last checkpoint",
+                    retry=Retry.RESTART,
+                ) from error
+            time.sleep(_PAUSE_S)
+            return None
+        self._heard = time.monotonic()
+        return told
+
+    def stop(self) -> None:
+        """Ask it to take a checkpoint and end."""
+        self._of_actor().stop.remote()
+
+    def told(self) -> None:
+        """Its result was shown. Returns when that is recorded, or the job is gone."""
+        ray = _ray()
+        with contextlib.suppress(ray.exceptions.RayError, ValueError, ConnectionError):
+            ray.get(self._of_actor().told.remote(), timeout=_PATIENCE_S)
+
+    def kill(self) -> None:
+        """End it at once."""
+        with contextlib.suppress(SystemError_):
+            _keeper("ended", self.name, patience_s=2.0)
+
+    def _of_actor(self) -> Any:
+        from dataflare.cluster.ray_actors import NAMESPACE, job_actor
+
+        if self._actor is None:
+            self._actor = _ray().get_actor(job_actor(self.name), NAMESPACE)
+        return self._actor
+
+
+def view_of(address: str) -> dict[str, Any]:
+    """The nodes, workers and jobs of a cluster, as plain data. Raises as `workers_for` does. Blocking."""
+    connect(address_of(address))
+    view = _keeper("view")
+    assert isinstance(view, dict)
+    return view
+
+
+def own_node() -> str | None:
+    """The node of the cluster that this process runs on, or None."""
+    for node in _ray().nodes():
+        if node["Alive"] and _is_of_this_machine(str(node["NodeManagerAddress"])):
+            return str(node["NodeID"])
+    return None
+
+
+def connect(address: str) -> None:
+    """Connect this process to a cluster, if it is not. Raises ConfigError (E0404), SystemError_ (E0617). Blocking."""
+    global _address
+    ray = _ray()
+    if ray.is_initialized():
+        return
+    _address = address
+    tries = 2 if address.startswith("ray://") else 1  # the server starts a process for each client
+    for left in reversed(range(tries)):
+        try:
+            ray.init(address=address, **_QUIET)
+            return
         except Exception as error:
+            if left:
+                continue
+            help = "start one with `ray start --head`, or use --cluster local:N"
+            if "InvalidAuthToken" in str(error):
+                help = "set RAY_AUTH_MODE=token: the cluster asks for a token (see `ray get-auth-token`)"
             raise SystemError_(
-                f"no Ray cluster at {self.place.address}: {_first_line(error)}",
+                f"no Ray cluster at {address}: {_first_line(error)}",
                 code="E0617",
-                help="start one with `ray start --head`, or use --cluster local:N",
+                help=help,
                 retry=Retry.LATER,
             ) from error
 
-    def _placed(self, number: int) -> Any:
-        place = self.place
-        actor = self._ray.remote(_WorkerActor).options(
-            # On this machine there are as many as are asked for, whatever its processors.
-            num_cpus=place.cpu if place.address is not None else 0,
-            memory=place.memory,
-            resources={place.label: 0.001} if place.label else None,
-            scheduling_strategy="SPREAD" if place.spread else "DEFAULT",
-            max_concurrency=2,
-        )
-        return actor.remote(self.token, f"worker {number}")
+
+_QUIET: Mapping[str, Any] = {
+    "log_to_driver": False,
+    "logging_level": "ERROR",
+    "namespace": "dataflare",
+}
+_address = "auto"
+"""Of the cluster that this process is connected to."""
 
 
-class _WorkerActor:
-    """The actor: a worker on an event loop of its own thread."""
+def _keeper(method: str, *arguments: Any, patience_s: float = _PATIENCE_S) -> Any:
+    """Call the keeper, which begins if there is none; again, while Ray starts another process of it. Blocking."""
+    from dataflare.cluster.ray_actors import KEEPER, NAMESPACE, ClusterActor
 
-    def __init__(self, token: bytes, name: str) -> None:
-        import ray
+    ray = _ray()
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            keeper = (
+                ray.remote(ClusterActor)
+                .options(
+                    name=KEEPER,
+                    namespace=NAMESPACE,
+                    lifetime="detached",
+                    get_if_exists=True,
+                    max_restarts=-1,
+                    num_cpus=0,
+                    max_concurrency=1000,
+                )
+                .remote(secrets.token_bytes(32))
+            )
+            call = getattr(keeper, method).remote(*arguments)
+            return ray.get(call, timeout=max(0.1, until - time.monotonic()))
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            raise cause if isinstance(cause, DataFlareError) else error from None
+        except (ray.exceptions.RayError, ConnectionError, ValueError) as error:
+            if time.monotonic() < until:
+                time.sleep(_PAUSE_S)
+                continue
+            if not _has_head():
+                raise _head_lost() from error
+            raise SystemError_(
+                f"the cluster's actor does not answer: {_first_line(error)}",
+                code="E0617",
+                help="see `ray list actors`",
+                retry=Retry.LATER,
+            ) from error
 
-        from dataflare.cluster.worker import WorkerServer
 
-        loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, name="dataflare-worker", daemon=True).start()
-        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+def _has_head() -> bool:
+    """Whether the control store of the cluster takes connections."""
+    ray = _ray()
+    try:
+        address = _address.removeprefix("ray://")
+        if address == "auto":
+            address = ray.get_runtime_context().gcs_address
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port)), _CONNECT_S):
+            return True
+    except (OSError, ValueError, RuntimeError, AttributeError, ray.exceptions.RayError):
+        return False
 
-        async def start() -> Address:
-            self._server = WorkerServer(token, name)
-            return await self._server.start(host)
 
-        self._address = asyncio.run_coroutine_threadsafe(start(), loop).result()
+def _head_lost() -> SystemError_:
+    return SystemError_(
+        "the head of the Ray cluster is lost",
+        code="E0840",
+        help="start the cluster again, and run the same command: it goes on from the last checkpoint",
+        retry=Retry.RESTART,
+    )
 
-    def address(self) -> Address:
-        return self._address
+
+def _is_of_this_machine(host: str) -> bool:
+    """Whether an address is one of this machine: only then a socket can have it."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError), socket.socket(family) as own:
+            own.bind((host, 0))
+            return True
+    return False
 
 
 def _ray() -> ModuleType:
@@ -248,5 +431,5 @@ def _ray() -> ModuleType:
     return ray
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

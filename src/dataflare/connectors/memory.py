@@ -178,7 +178,7 @@ class MemorySource(SourceConnector):
     """Frames that Python code has put here. Each frame is a split."""
 
     type = "memory"
-    beside_job = True
+    beside_job = of_command = True
     Config = MemoryConfig
     summary = "Reads frames that Python code put in this process."
     example = """\
@@ -262,7 +262,7 @@ class MemoryDestination(DestinationConnector):
     """Keeps rows in this process, epoch by epoch."""
 
     type = "memory"
-    beside_job = True
+    beside_job = of_command = True
     Config = MemoryConfig
     summary = "Keeps rows in this process, for Python code and tests."
     example = """\

@@ -42,7 +42,7 @@ def _number(value: Any) -> int | None:
 
 @contextlib.contextmanager
 def door_of(watch: Watch, home: Path) -> Iterator[None]:
-    """An observer of a run (see `RunOptions`): it answers `status`, `top`, `tap`, `loglevel` and `scale`."""
+    """An observer of a run (see `RunOptions`): it answers `status`, `top`, `tap`, `loglevel`, `scale` and `stop`."""
 
     def view(_: Mapping[str, Any]) -> Generator[Mapping[str, Any]]:
         yield watch.ask().to_json()
@@ -72,7 +72,11 @@ def door_of(watch: Watch, home: Path) -> Iterator[None]:
             yield {}  # it takes as long as the checkpoint, and the workers that are placed
         yield answer.result().to_json()
 
-    answers = {"view": view, "tap": tap, "level": level, "scale": scale}
+    def stop(_: Mapping[str, Any]) -> Generator[Mapping[str, Any]]:
+        watch.on_loop(watch.interrupt)
+        yield {"run_id": watch.run_id}
+
+    answers = {"view": view, "tap": tap, "level": level, "scale": scale, "stop": stop}
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(open_door(home / watch.workflow.name, answers))

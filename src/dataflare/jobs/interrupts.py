@@ -61,9 +61,11 @@ async def happens_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 @contextlib.contextmanager
-def interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on this event loop at the first signal inside the `with` block. Does nothing outside of
-    the main thread, because signals cannot be caught there."""
+def interruptible(
+    stop: Callable[[], None], *, now: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Call `stop` on this event loop at the first signal inside the `with` block; `now` at the second, before the process
+    ends. Does nothing outside of the main thread, because signals cannot be caught there."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -77,7 +79,10 @@ def interruptible(stop: Callable[[], None]) -> Iterator[None]:
             signals = sum(number in _CAUGHT for number in numbers)
             count += signals
             if count > 1:
-                os._exit(INTERRUPTED_STATUS)
+                try:
+                    now()
+                finally:
+                    os._exit(INTERRUPTED_STATUS)
             if signals:
                 loop.call_soon_threadsafe(stop)
 

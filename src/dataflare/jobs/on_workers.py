@@ -6,21 +6,26 @@ The room `cluster` is imported when it is used: with the libraries that make its
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from dataflare.checkpoint.files import workflow_folder
+from dataflare.checkpoint.lock import RunLock
+from dataflare.checkpoint.runs import utc_text
 from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.engine.deploy import Worker, deployed
 from dataflare.engine.hosting import HostMaker
 from dataflare.errors import ConfigError, DataFlareError
 from dataflare.jobs.breakers import circuit_breakers, fallbacks
 from dataflare.jobs.inspect import Found
+from dataflare.jobs.job_place import has_own_code, job_place
 from dataflare.jobs.lineage import storage_of
+from dataflare.jobs.result import RunResult
 from dataflare.jobs.scaling import with_parallelism
 from dataflare.planner import plan
 from dataflare.planner.retries import retry_policies
@@ -32,7 +37,10 @@ if TYPE_CHECKING:
 
     from dataflare.checkpoint.store import Storage
     from dataflare.cluster.orders import Tell
+    from dataflare.cluster.place import Place
+    from dataflare.jobs.hosted_job import Observers
     from dataflare.jobs.options import RunOptions
+    from dataflare.jobs.watching import Watch
     from dataflare.workflow.model import Workflow
 
 
@@ -59,38 +67,98 @@ def host_of(workflow: Workflow, options: RunOptions, store: Storage, tell: Tell)
     return partial(Crew, workers=options.workers, outfit=outfit, tell=tell)
 
 
-@contextmanager
-def on_cluster(
-    workflow: Workflow, options: RunOptions, where: str
-) -> Iterator[tuple[Workflow, RunOptions]]:
-    """The workflow and the options for a run on a cluster, whose workers are there as long as this lasts. where: `auto`,
-    `ray://HOST:PORT` or `local:N`."""
-    from dataflare.cluster.on_ray import Place, RayWorkers
+def run_on_cluster(
+    workflow: Workflow,
+    options: RunOptions,
+    where: str,
+    observers: Observers,
+    *,
+    detach: bool = False,
+) -> RunResult:
+    """Run a workflow on a cluster. where: `auto`, `ray://HOST:PORT` or `local:N`. observers: make those of `options` again, in
+    another process. detach: return as soon as the job reads rows, with the status "running".
 
-    workers = RayWorkers(Place.of(where, workflow.settings.cluster))
+    The job runs in an actor of the cluster, which goes on without this process; in this process where the cluster ends with it
+    (`local:N`), or where the workflow has connectors of this process. Raises as `run` does, ConfigError (E0438) where a job
+    cannot be detached, and SystemError_ (E0617, E0840, E0841).
+    """
+    from dataflare.cluster.on_ray import connect, own_node
+    from dataflare.cluster.place import Place
+
+    place = replace(Place.of(where, workflow.settings.cluster), own=has_own_code(workflow))
+    home = job_place(workflow)
+    if place.address is None or home == "command":
+        if detach:
+            raise _not_detachable(place.address is None)
+        return _run_beside_command(workflow, options, place)
+    from dataflare.jobs.attending import attend, begin, until_begun
+
+    with RunLock(workflow_folder(options.home, workflow.name), "", utc_text(time.time())):
+        pass  # the job would be refused too, but later
+    connect(place.address)
+    node = own_node()
+    if node is None and home == "node":
+        if detach:
+            raise _not_detachable(False)
+        return _run_beside_command(workflow, options, place)
+    if node is not None and home == "anywhere":
+        node = f"~{node}"
+    job = begin(workflow, options, observers, place, node, attended=not detach)
+    listen = options.listener or (lambda progress: None)
+    if detach:
+        until_begun(job, listen)
+        return RunResult(workflow.name, job.run_id, "running", None, 0.0, {}, 0, 0)
+    return attend(job, listen, options.tell or (lambda result: None))
+
+
+def _run_beside_command(workflow: Workflow, options: RunOptions, place: Place) -> RunResult:
+    """Run the job in this process, and its tasks on workers."""
+    from dataflare.cluster.on_ray import workers_for
+    from dataflare.jobs.lease import Lease
+    from dataflare.jobs.run import run
+
+    workers = workers_for(place, f"{workflow.name} {os.getpid()}-{time.time_ns():x}")
+    lease, door = Lease(workers), options.door
+
+    def at_door(watch: Watch) -> AbstractContextManager[object]:
+        lease.watch = watch
+        return door(watch)
+
     try:
-        follows = _follows(workflow)
-        workflow = _for_workers(workflow, workers.start())
-        yield workflow, replace(options, workers=workers, storage=SharedStore, follows=follows)
+        follows = follows_workers(workflow)
+        workflow = for_workers(workflow, workers.start())
+        with lease.renewed():
+            more = {"workers": workers, "storage": SharedStore, "door": at_door, "follows": follows}
+            return run(workflow, replace(options, **more))
     finally:
         workers.close()
 
 
+def _not_detachable(is_local: bool) -> ConfigError:
+    reason = (
+        "local:N ends with the command"
+        if is_local
+        else "the workflow has connectors of the command's process or machine"
+    )
+    return ConfigError(
+        f"the job cannot run without its command: {reason}",
+        code="E0438",
+        help="leave out --detach, or use a cluster that was there before, with files and systems that all nodes see",
+    )
+
+
 def placement_on(workflow: Workflow, home: Path, where: str) -> dict[str, Any]:
-    """Where the tasks of a workflow would run, as `placement_view` says. Raises as `on_cluster` does, and asks the cluster
+    """Where the tasks of a workflow would run, as `placement_view` says. Raises as `run_on_cluster` does, and asks the cluster
     only where neither it nor the workflow says how many workers there are."""
-    from dataflare.cluster.on_ray import Place, RayWorkers
+    from dataflare.cluster.on_ray import workers_for
+    from dataflare.cluster.place import Place
     from dataflare.cluster.placement_view import placement_view
 
     place = Place.of(where, workflow.settings.cluster)
     workers = place.workers
     if workers is None:
-        asked = RayWorkers(place)
-        try:
-            workers = asked.possible()
-        finally:
-            asked.close()
-    workflow = _for_workers(workflow, workers)
+        workers = workers_for(place, "plan").possible()
+    workflow = for_workers(workflow, workers)
     specs = deployed(plan(workflow, home=home).stages, None)
     return placement_view(specs, workers)
 
@@ -98,13 +166,15 @@ def placement_on(workflow: Workflow, home: Path, where: str) -> dict[str, Any]:
 def found_at(workflow: Workflow, home: Path, where: str) -> Found:
     """Whether a run could begin on a cluster, as one of the workflow's systems."""
     from dataflare.cluster.looking import look_at
-    from dataflare.cluster.on_ray import Place, RayWorkers
+    from dataflare.cluster.on_ray import workers_for
+    from dataflare.cluster.place import Place
 
     began = time.monotonic()
-    workers = RayWorkers(Place.of(where, workflow.settings.cluster))
     facts: dict[str, str] = {}
-    error = None
+    error, workers = None, None
     try:
+        place = Place.of(where, workflow.settings.cluster)
+        workers = workers_for(place, f"check {os.getpid()}")
         workers.start()
         addresses = asyncio.run(look_at(workers, storage_of(workflow, home)))
         facts["workers"] = str(len(addresses))
@@ -112,18 +182,19 @@ def found_at(workflow: Workflow, home: Path, where: str) -> Found:
     except DataFlareError as raised:
         error = raised
     finally:
-        workers.close()
+        if workers is not None:
+            workers.close()
     return Found("cluster", "cluster", where, time.monotonic() - began, facts, error=error)
 
 
-def _for_workers(workflow: Workflow, workers: int) -> Workflow:
+def for_workers(workflow: Workflow, workers: int) -> Workflow:
     """The workflow with a task of each step for each worker, unless it says how many."""
-    if not _follows(workflow):
+    if not follows_workers(workflow):
         return workflow
     return with_parallelism(workflow, min(workers, PARALLELISM_MAX))
 
 
-def _follows(workflow: Workflow) -> bool:
+def follows_workers(workflow: Workflow) -> bool:
     """Whether there are as many tasks of a step as workers."""
     return "parallelism" not in workflow.settings.model_fields_set
 

@@ -30,7 +30,7 @@ class RunOptions(Struct, frozen=True):
     of checkpoints from the workflow's folder and the lineage; called at each start and each restart. observers: each is
     entered when the run has its lock, and left before the result is told; they may ask the run on threads of their own. door:
     the same, entered before the plan is made. workers: processes that run its tasks, with `storage` a `SharedStore`; None:
-    this process does. follows: there are as many tasks of a step as workers."""
+    this process does. follows: there are as many tasks of a step as workers. run_id: None: a new one."""
 
     home: Path
     fresh: bool = False
@@ -48,3 +48,4 @@ class RunOptions(Struct, frozen=True):
     door: Callable[[Watch], AbstractContextManager[object]] = nullcontext
     workers: Workers | None = None
     follows: bool = False
+    run_id: str | None = None

@@ -15,7 +15,7 @@ UNREAD_STATUS = 141
 
 class RunResult(Struct, frozen=True):
     """status: finished, failed, stopped (by `--for`), interrupted (by a signal) or unread (the reader of
-    standard output is gone).
+    standard output is gone); running, of a job that goes on without its command.
 
     steps: counts by step, of this process. published: by destination, facts about what it has and where.
     notes: facts for the user that are not warnings, such as '3 files were read by earlier runs'. times: by stage, named
@@ -41,7 +41,7 @@ class RunResult(Struct, frozen=True):
     @property
     def exit_status(self) -> int:
         match self.status:
-            case "finished" | "stopped":
+            case "finished" | "stopped" | "running":
                 return 0
             case "interrupted":
                 return 130

@@ -111,10 +111,10 @@ async def arun(workflow: Workflow, options: RunOptions) -> RunResult:
 class _Run:
     def __init__(self, workflow: Workflow, options: RunOptions) -> None:
         self.options = options
-        self.run_id = new_run_id()
+        self.run_id = options.run_id or new_run_id()
         self._given = workflow  # without a step for each table
         self.interrupted = self.unread = self.has_met = False
-        self.watch = Watch(workflow, self.run_id, options)
+        self.watch = Watch(workflow, self.run_id, options, self._interrupt)
         self.scaling = Scaling(options.workers, options.follows, self._planned_again)
         self.watch.scaling = self.scaling
         self._use(workflow)

@@ -54,10 +54,12 @@ _REPORT_S, _ANSWER_S = 0.25, 1.0
 
 class Watch:
     """Of one run. plan and attempt: those under way. error: that ended it. metrics: its counts. calls: what becomes of those of its steps. status: as
-    `RunView` says. recorder: keeps the course of the run."""
+    `RunView` says. interrupt: called on the event loop of the run, lets it take a checkpoint and end. recorder: keeps the course of the run."""
 
-    def __init__(self, workflow: Workflow, run_id: str, options: RunOptions) -> None:
-        self.run_id = run_id
+    def __init__(
+        self, workflow: Workflow, run_id: str, options: RunOptions, interrupt: Callable[[], None]
+    ) -> None:
+        self.run_id, self.interrupt = run_id, interrupt
         self.status = "starting"
         self.started_at, self._started = time.time(), time.monotonic()
         self.warnings = KeptWarnings()

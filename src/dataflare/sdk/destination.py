@@ -175,6 +175,15 @@ class DestinationConnector(ABC):
     """Whether columns that are too narrow for a value become wider, set by the planner: the workflow says
     `schema_change: evolve`."""
 
+    of_command: bool = False
+    """Whether it belongs to the process of the command, such as its standard streams: on a cluster the job stays in that process."""
+
+    @property
+    def of_machine(self) -> bool:
+        """Whether it is a file that only processes of one machine may open, because they lock it or add to it: on a cluster the
+        job stays on the machine of the command."""
+        return False
+
     def __init__(self, config: Any, context: ConnectorContext) -> None:
         self.config = config
         self.context = context

@@ -140,6 +140,15 @@ class SourceConnector(ABC):
     """Whether columns that only some of its parts have belong to the schema (`schema_change: evolve`); else those of the
     first part do, and others are new fields. Set before anything else is called."""
 
+    of_command: bool = False
+    """Whether it belongs to the process of the command, such as its standard streams: on a cluster the job stays in that process."""
+
+    @property
+    def of_machine(self) -> bool:
+        """Whether it is a file that only processes of one machine may open, because they lock it or add to it: on a cluster the
+        job stays on the machine of the command."""
+        return False
+
     def __init__(self, config: Any, context: ConnectorContext) -> None:
         self.config = config
         self.context = context

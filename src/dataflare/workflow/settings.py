@@ -206,6 +206,17 @@ class Cluster(_Model):
     autoscale: Autoscale | None = Field(
         default=None, description="more and fewer workers by the load of the run"
     )
+    priority: int = Field(
+        default=0,
+        ge=-100,
+        le=100,
+        description="among jobs that wait for room, the one with the highest gets it first",
+    )
+    share: bool = Field(
+        default=False,
+        description="a small job: each of its workers is a process in which other such jobs run too, as long as the "
+        "`resources.cpu` of all fit on a processor",
+    )
 
 
 class Degrade(_Model):

@@ -13,6 +13,7 @@ from dataflare.sdk.sql.store import TableStore
 
 class DuckdbDestination(FileTableDestination):
     type = "duckdb"
+    of_machine = True
     Config = FileSqlOptions
     summary = "Writes a table of a DuckDB database file, exactly once."
     example = """\

@@ -31,7 +31,7 @@ class DuckdbSource(
     """Rows of a table, view or query."""
 
     type = "duckdb"
-    beside_job = True
+    beside_job = of_machine = True
     Config = FileReadOptions
     summary = "Reads a table or a query of a DuckDB database file."
     example = """\

@@ -95,6 +95,10 @@ archive:
         open."""
         return not self.target.is_folder
 
+    @property
+    def of_machine(self) -> bool:
+        return not self.target.is_folder and self.target.url is None
+
     def capabilities(self) -> DestinationCapabilities:
         target = self.target
         if target.url is not None:

@@ -12,6 +12,7 @@ from dataflare.sdk.sql.store import TableStore
 
 class SqliteDestination(FileTableDestination):
     type = "sqlite"
+    of_machine = True
     takes_empty_names = True
     Config = FileSqlOptions
     summary = "Writes a table of an SQLite database file, exactly once."

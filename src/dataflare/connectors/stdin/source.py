@@ -70,7 +70,7 @@ class StdinSource(BrokerSource):
     """Standard input."""
 
     type = "stdin"
-    beside_job = True
+    beside_job = of_command = True
     Config = StdinConfig
     summary = "Reads lines of standard input, as another program writes them into a pipe."
     example = """\

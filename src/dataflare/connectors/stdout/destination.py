@@ -81,7 +81,7 @@ class StdoutDestination(DestinationConnector):
     """Standard output."""
 
     type = "stdout"
-    beside_job = True
+    beside_job = of_command = True
     Config = StdoutConfig
     summary = "Prints rows as a table, NDJSON or CSV, or keeps a table of the newest rows on the terminal."
     example = """\
