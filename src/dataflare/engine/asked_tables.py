@@ -178,8 +178,10 @@ class AskedTable:
         self, keys: pl.DataFrame, *, waits: bool = True, once: bool = False
     ) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
         ask = partial(self._asking, keys)
-        made = self._retrying.once if once else self._retrying.call
-        call = made(ask, waits=waits)
+        if once:
+            call = self._retrying.once(ask, waits=waits)
+        else:
+            call = self._retrying.call(ask, partial(self._answered, keys), waits=waits)
         asking = asyncio.run_coroutine_threadsafe(call, self._loop)
         while True:
             try:
@@ -197,6 +199,9 @@ class AskedTable:
             assert self._opening is not None
             self._live = await self._opening()
         return await self._live.ask(keys)
+
+    def _answered(self, keys: pl.DataFrame) -> int:
+        return 0 if self._live is None else self._live.answered(keys)
 
     def _conformed(self, got: pl.DataFrame) -> pl.DataFrame:
         if got.schema != self._schema:

@@ -84,5 +84,10 @@ class KeyedLookup(ABC):
         is an error of all keys. The engine calls this."""
         return await self.get(keys), {}
 
+    def answered(self, keys: pl.DataFrame) -> int:
+        """How many of these keys it has an answer for, kept from an attempt to ask for them that failed. Where it grows from
+        attempt to attempt, these are not counted against the step's retries. Nothing is kept by default."""
+        return 0
+
     async def aclose(self) -> None:
         """Release the connection. Not called after a crash."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +23,7 @@ import httpx
 from dataflare.connectors.http.auth import Signed, Tokens
 from dataflare.connectors.http.config import Auth, HttpConfig
 from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
+from dataflare.resilience.backoff import backoff_s
 from dataflare.resilience.policy import AFTER_MAX_S
 from dataflare.sdk.in_flight import limit_of
 from dataflare.sdk.tracing import HEADER, Requests
@@ -33,13 +35,14 @@ _EPOCH_MIN = 1e9
 _REDIRECTS_MAX = 5
 _BODY_SHOWN = 200
 _AT_ONCE = 64
+_PAUSE_S, _PAUSE_MAX_S = 0.1, 5.0
 _MOVED = (301, 302, 303, 307, 308)
 
 
 class HttpClient:
     """The requests of one step. clock returns seconds, sleep waits for seconds; tests pass their
-    own. waits_max: how often a request is repeated after the time that the server names, before it
-    becomes an error. It is for one request among many, whose error would discard the others. body_max: how many bytes an
+    own. waits_max: how often a request is repeated after the time that the server names, or after a pause where it says only
+    that there are too many, before it becomes an error. It is for one request among many, whose error would discard the others. body_max: how many bytes an
     answer may have, once unpacked. at_once: how many requests may be under way at best; fewer are while the server has too
     much to do, and all steps that ask it share that.
     """
@@ -134,6 +137,8 @@ class HttpClient:
             except httpx.HTTPError as error:
                 raise self._connection_error(str(url), error) from error
             wait = _wait_of(answer)
+            if wait is None and answer.status_code == 429 and self._waits_max:
+                wait = backoff_s(_PAUSE_S, _PAUSE_MAX_S, waits + 1) * (0.5 + random.random() / 2)
             if wait is None:
                 return answer
             if wait > AFTER_MAX_S:

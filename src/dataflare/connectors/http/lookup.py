@@ -1,7 +1,8 @@
 """The `http` lookup: one request for each key that a batch has.
 
 Always true: a key is percent-encoded in the address, so it cannot change other parts of the
-request; 404 and an empty answer mean that the key does not exist.
+request; 404 and an empty answer mean that the key does not exist. A request that fails does not cost the answers of others: they
+are kept for the next attempt.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 from urllib.parse import quote, urlsplit
@@ -27,6 +29,8 @@ from dataflare.model.types import Schema
 from dataflare.sdk.lookup import KeyedLookup, LookupConnector
 
 _WAITS_MAX = 8
+_KEPT_S = 300.0
+"""An answer that waits for a next attempt longer than this is asked for again."""
 _SLOT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -145,12 +149,19 @@ enriched:
         )
 
 
+_Key = tuple[Any, ...]
+_Answer = list[Mapping[str, Any]] | DataError
+"""The objects for a key, or why they cannot be read."""
+
+
 class _Live(KeyedLookup):
     def __init__(
         self, client: HttpClient, config: HttpLookupConfig, keys: tuple[str, ...], schema: Schema
     ) -> None:
         self._client, self._config, self._keys, self._schema = client, config, keys, schema
         self._turns = asyncio.Semaphore(config.concurrency)
+        self._kept: dict[_Key, tuple[float, _Answer]] = {}
+        """Of attempts that failed, with the time."""
 
     async def get(self, keys: pl.DataFrame) -> pl.DataFrame:
         rows, errors = await self.ask(keys)
@@ -159,13 +170,7 @@ class _Live(KeyedLookup):
         return rows
 
     async def ask(self, keys: pl.DataFrame) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
-        requests = [self._answer(row) for row in python_rows(keys)]
-        tasks = [asyncio.ensure_future(each) for each in requests]
-        try:
-            answers = await asyncio.gather(*tasks)
-        finally:
-            for each in tasks:
-                each.cancel()
+        answers = await self._answers([*python_rows(keys)])
         errors = {i: each for i, each in enumerate(answers) if isinstance(each, DataError)}
         where = public_url(self._config.url)
         while True:
@@ -182,12 +187,57 @@ class _Live(KeyedLookup):
             # One object of a key cannot be read: then the key's other objects are left out too.
             errors |= {places[i]: error for i, error in misfits.items()}
 
-    async def _answer(self, key: Mapping[str, Any]) -> list[Mapping[str, Any]] | DataError:
-        """The objects for a key, or why they cannot be read."""
+    def answered(self, keys: pl.DataFrame) -> int:
+        return sum(_key(row) in self._kept for row in python_rows(keys))
+
+    async def _answers(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[_Answer]:
+        """The answer for each key. If one cannot be had, the others that are there are kept."""
+        answers = [self._taken(_key(row)) for row in rows]
+        asked = [i for i, answer in enumerate(answers) if answer is None]
+        failures: list[SystemError_] = []
+        tasks = [asyncio.ensure_future(self._answer(rows[i], failures)) for i in asked]
         try:
-            return await self._objects_of(key)
-        except DataError as error:
-            return error
+            await asyncio.gather(*tasks)
+        finally:
+            for each in tasks:
+                each.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for i, each in zip(asked, tasks, strict=True):
+                if not each.cancelled() and each.exception() is None:
+                    answers[i] = each.result()
+            whole = [answer for answer in answers if answer is not None]
+            if len(whole) < len(rows):
+                self._keep(rows, answers)
+        if failures:
+            raise failures[0]
+        return whole
+
+    def _taken(self, key: _Key) -> _Answer | None:
+        at, answer = self._kept.pop(key, (0.0, None))
+        return answer if time.monotonic() - at < _KEPT_S else None
+
+    def _keep(self, rows: Sequence[Mapping[str, Any]], answers: Sequence[_Answer | None]) -> None:
+        now = time.monotonic()
+        self._kept = {key: kept for key, kept in self._kept.items() if now - kept[0] < _KEPT_S}
+        for row, answer in zip(rows, answers, strict=True):
+            if answer is not None:
+                self._kept[_key(row)] = now, answer
+
+    async def _answer(self, key: Mapping[str, Any], failures: list[SystemError_]) -> _Answer | None:
+        """The objects for a key, or why they cannot be read. None, and one failure more, where the server refuses; then no other
+        request begins."""
+        async with self._turns:
+            if failures:
+                return None
+            try:
+                return await self._objects_of(key)
+            except DataError as error:
+                return error
+            except SystemError_ as error:
+                if error.code != "E0611":
+                    raise
+                failures.append(error)
+                return None
 
     async def _objects_of(self, key: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """The objects of the API for a key."""
@@ -195,8 +245,7 @@ class _Live(KeyedLookup):
         url = _SLOT.sub(lambda slot: quote(_text(key[slot[1]]), safe=""), config.url)
         params = {name: _filled(value, key) for name, value in config.params.items()}
         body = _filled(config.body, key) if config.method == "POST" else None
-        async with self._turns:
-            answer = await self._client.ask(config.method, url, params=params, json=body)
+        answer = await self._client.ask(config.method, url, params=params, json=body)
         if answer.status_code in (204, 404):
             return []
         where = public_url(url)
@@ -230,6 +279,10 @@ class _Live(KeyedLookup):
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+def _key(row: Mapping[str, Any]) -> _Key:
+    return tuple(row.values())
 
 
 def _filled(value: Any, key: Mapping[str, Any]) -> Any:
