@@ -213,3 +213,27 @@ def test_a_replay_that_failed_or_was_killed_is_among_the_runs(ran: Path) -> None
         ("replay", "killed"),
         ("run", "finished"),
     ]
+
+
+@pytest.mark.parametrize(("sequence", "kept"), [("", "old"), (", sequence: at", "new")])
+def test_a_replayed_row_over_a_newer_one_is_told(tmp_path: Path, sequence: str, kept: str) -> None:
+    flow = """\
+name: w
+sources:
+  s: {type: file, config: {path: in.csv}}
+transformations:
+  v: {type: validate, inputs: [s], config: {rules: [{name: r, expect: "RULE", on_fail: dead_letter}]}}
+destinations:
+  a: {type: sqlite, inputs: [v], config: {path: o.db, table: t, mode: upsert, key: [id]SEQUENCE}}
+""".replace("SEQUENCE", sequence)
+    write(tmp_path, "in.csv", "id,at,v\n1,1,old\n")
+    write(tmp_path, "w.yaml", flow.replace("RULE", "v <> 'old'"))
+    assert cli("run", "w.yaml", "--quiet", cwd=tmp_path).returncode == 0
+    write(tmp_path, "in.csv", "id,at,v\n1,2,new\n")
+    assert cli("run", "w.yaml", "--quiet", cwd=tmp_path).returncode == 0
+    write(tmp_path, "w.yaml", flow.replace("RULE", "id > 0"))
+    done = cli("dlq", "replay", "w", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ("also where these were newer" in done.stderr) == (not sequence)
+    with sqlite3.connect(tmp_path / "o.db") as db:
+        assert db.execute("select id, v from t").fetchall() == [(1, kept)]

@@ -133,6 +133,11 @@ def replay(
         )
     if outcome.error is not None:
         terminal.print_error(outcome.error)
+    for name in outcome.by_key:
+        terminal.print_warning(
+            f"'{name}' has the replayed rows in place of those with their keys, also where these were newer: "
+            "give it 'sequence', and the newer row stays"
+        )
     waiting = len(box.waiting())
     if json:
         answers.print_json(_replayed_json(workflow, outcome, waiting), indent=False)
@@ -322,6 +327,7 @@ def _replayed_json(workflow: str, outcome: Replayed, waiting: int) -> dict[str, 
         "replayed": outcome.rows,
         "refused_again": outcome.failed,
         "replaced": len(outcome.replaced),
+        "by_key": outcome.by_key,
         "waiting": waiting,
         "left": dict(outcome.reasons),
         "run_ids": [result.run_id for result in outcome.results],

@@ -1,9 +1,11 @@
-"""Read ISO 8601 durations, such as PT1M30.5S: the text that DataFlare writes for a duration.
+"""ISO 8601 durations, such as PT1M30.5S: the text that DataFlare writes for a duration.
 
 Always true: a text with years or months, with more digits than the unit, or beyond 64 bits is NULL.
 """
 
 from __future__ import annotations
+
+from datetime import timedelta
 
 import polars as pl
 
@@ -31,3 +33,8 @@ def ticks_of(text: pl.Expr, unit: str) -> pl.Expr:
     return (
         pl.when(fits & (nanoseconds % finest == 0)).then(ticks * sign).cast(pl.Int64, strict=False)
     )
+
+
+def iso_text(value: timedelta) -> str:
+    """The text of one duration."""
+    return str(pl.Series([value], dtype=pl.Duration("us")).dt.to_string("iso").item())

@@ -10,11 +10,14 @@ from typing import Any
 
 import orjson
 
+from dataflare.formats.iso_durations import iso_text
+
 _PLAIN = (str, bool, type(None))
 
 
 def row_text(row: Mapping[str, Any]) -> str:
-    """A row as JSON, without loss: decimals as text, bytes as base64, NaN and infinities as text."""
+    """A row as JSON, without loss: decimals as text, bytes as base64, NaN and infinities as text,
+    durations as ISO 8601 has them."""
     if not all(type(value) in _PLAIN for value in row.values()):
         row = _plain(row)
     return orjson.dumps(row, option=orjson.OPT_NON_STR_KEYS).decode()
@@ -30,8 +33,11 @@ def _plain(value: Any) -> Any:
             return base64.b64encode(value).decode()
         case Decimal():
             return str(value)
+        case datetime.time():
+            # orjson 3.13.0 drops a zero of .012345.
+            return value.isoformat()
         case datetime.timedelta():
-            return f"{value.total_seconds()}s"
+            return iso_text(value)
         case dict():
             return {str(key): _plain(each) for key, each in value.items()}
         case list() | tuple():

@@ -206,6 +206,15 @@ def overwritten(graph: Graph, feed: Feed) -> list[str]:
     return [node.id for node in destinations(graph, feed) if node.connector.replaces()]
 
 
+def replaced_by_key(graph: Graph, feed: Feed) -> list[str]:
+    """The destinations behind a feed in which a row takes the place of the one with its key, and cannot know which is newer."""
+    return [
+        node.step
+        for node in destinations(graph, feed)
+        if node.connector.keeps_last and node.connector.newest_by is None
+    ]
+
+
 def cannot_grow(graph: Graph, feed: Feed) -> str | None:
     """Why no row can be added to a destination behind a feed; None where rows can be added to all."""
     for node in destinations(graph, feed):

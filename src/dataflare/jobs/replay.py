@@ -43,6 +43,7 @@ from dataflare.jobs.feeds import (
     feed_of,
     overwritten,
     reads_all,
+    replaced_by_key,
     replaying,
 )
 from dataflare.jobs.letters import REPLAY_FOLDER, Letter, LetterBox
@@ -52,7 +53,7 @@ from dataflare.jobs.replay_history import keep_runs
 from dataflare.jobs.result import RunResult
 from dataflare.jobs.run import run
 from dataflare.jobs.unread_rows import read_rows_again
-from dataflare.model.types import Schema
+from dataflare.model.types import DataType, Schema
 from dataflare.planner import RULES, plan_async
 from dataflare.planner.bind import bind_workflow
 from dataflare.planner.dead_letters import STEP
@@ -70,13 +71,15 @@ _BATCH, _ROWS = "batch.json", "rows.parquet"
 class Replayed(Struct):
     """rows: the number of replayed letters. failed: those of them that became letters again. reasons: why
     letters were not replayed, and how many. replaced: the ids of letters whose rows a later run has read
-    again, so that they count as replayed. results: of each run."""
+    again, so that they count as replayed. results: of each run. by_key: the destinations in which the rows took the place of
+    those with their keys, also of newer ones."""
 
     rows: int = 0
     failed: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     replaced: list[str] = field(default_factory=list)
     results: list[RunResult] = field(default_factory=list)
+    by_key: list[str] = field(default_factory=list)
 
     @property
     def error(self) -> DataFlareError | None:
@@ -257,7 +260,7 @@ class _Replay:
         fitting, frames = [], []
         for letter in candidates:
             try:
-                frames.append(frame_of([_row(letter.row, feed.schema)], feed.schema, feed.first))
+                frames.append(frame_of([row_of(letter.row, feed.schema)], feed.schema, feed.first))
                 fitting.append(letter)
             except ConfigError as error:
                 problem = error.message.removeprefix("row 1 has ")
@@ -308,6 +311,8 @@ class _Replay:
         crash_point("replay.finished")
         steps: Mapping[str, Mapping[str, Any]] = result.steps
         self.outcome.rows += rows
+        new = (name for name in replaced_by_key(graph, feed) if name not in self.outcome.by_key)
+        self.outcome.by_key.extend(new)
         self.outcome.failed += sum(step.get("dead_letters") or 0 for step in steps.values())
         return self._settled(folder)
 
@@ -340,16 +345,23 @@ def _feed_of(folder: Path) -> Feed:
     return Feed(_facts(folder)["first"], Schema.from_polars(pl.read_parquet_schema(folder / _ROWS)))
 
 
-def _row(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
-    """A letter's row with numbers that JSON can only write as text, such as infinity."""
-    return {
-        name: float(value)
-        if isinstance(value, str) and schema[name].is_float
-        else int(value)
-        if isinstance(value, str) and schema[name].is_integer
-        else value
-        for name, value in row.items()
-    }
+def row_of(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    """A letter's row, where JSON has numbers as text: infinity, and whole numbers that are too long."""
+    return {name: _number(value, schema[name]) for name, value in row.items()}
+
+
+def _number(value: Any, type_: DataType) -> Any:
+    match value:
+        case str() if type_.is_float:
+            return float(value)
+        case str() if type_.is_integer:
+            return int(value)
+        case list() if type_.item is not None:
+            return [_number(each, type_.item) for each in value]
+        case dict() if type_.name == "struct":
+            fields = {field.name: field.type for field in type_.fields}
+            return {n: _number(v, fields[n]) if n in fields else v for n, v in value.items()}
+    return value
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from functools import reduce
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -21,6 +21,7 @@ import polars as pl
 from msgspec import Struct
 
 from dataflare.errors import ConfigError
+from dataflare.formats.iso_durations import ticks_of
 from dataflare.formats.text_types import infer
 from dataflare.model.types import (
     BINARY,
@@ -47,6 +48,9 @@ _MICROSECOND, _MILLISECOND = timedelta(microseconds=1), timedelta(milliseconds=1
 _BEYOND_US = re.compile(r"^[^.,+]*[.,][0-9]{6}([0-9]+)")
 """The digits of a time in ISO 8601 behind its microseconds, which Python would drop."""
 _NS_DIGITS = 3
+_PARTS = {"ms": "milliseconds", "us": "microseconds"}
+_WIDE = Context(prec=80)
+"""Of Decimal: its own has 28 digits, and columns up to 38."""
 _MISFITS = (ValueError, TypeError, OverflowError, InvalidOperation)
 _EXPECTED = {
     "bool": "true or false",
@@ -55,7 +59,7 @@ _EXPECTED = {
     "date": "a date such as 2024-01-31",
     "time": "a time such as 12:30:00",
     "timestamp": "a time such as 2024-01-31T12:30:00Z, with no more digits than its type has",
-    "duration": "a duration such as 5m, with no more digits than its type has",
+    "duration": "a duration such as 5m or PT5M, with no more digits than its type has",
     "decimal": "a number",
     "list": "a list",
     "struct": "a mapping",
@@ -285,8 +289,19 @@ def _timestamp(value: Any, type_: DataType) -> datetime | int:
 
 def _duration(value: Any, type_: DataType) -> timedelta | int:
     if isinstance(value, str):
-        return _exact(timedelta(microseconds=duration_us(value.strip())), 0, type_)
+        text = value.strip()
+        if "P" in text:
+            return _iso_duration(text, type_)
+        return _exact(timedelta(microseconds=duration_us(text)), 0, type_)
     return _exact(_checked(value, timedelta), _rest_ns(value), type_)
+
+
+def _iso_duration(text: str, type_: DataType) -> timedelta | int:
+    unit = "ms" if type_.unit == "s" else type_.unit or "us"
+    ticks: int | None = pl.select(ticks_of(pl.lit(text), unit)).item()
+    if ticks is None:
+        raise ValueError
+    return ticks if unit == "ns" else timedelta(**{_PARTS[unit]: ticks})
 
 
 def _time(value: Any, type_: DataType) -> time | int:
@@ -328,7 +343,7 @@ def _exact(span: timedelta, rest_ns: int, type_: DataType) -> timedelta | int:
 
 def _decimal(value: Any, type_: DataType) -> Decimal:
     number = Decimal(str(_checked(value, str, int, float, Decimal)).strip())
-    exact = number.quantize(Decimal(1).scaleb(-(type_.scale or 0)))
+    exact = number.quantize(Decimal(1).scaleb(-(type_.scale or 0)), context=_WIDE)
     if exact != number or len(exact.as_tuple().digits) > (type_.precision or 38):
         raise ValueError
     return exact
