@@ -206,6 +206,7 @@ def test_each_panel_can_be_drawn(scraped: PrometheusServer) -> None:
         "dataflare_alert_firing",
         "dataflare_alert_learning",
         "dataflare_rule_rows_total",
+        "dataflare_hot_key_share",
     }
 
 

@@ -23,10 +23,11 @@ from dataflare.engine.coordinator import CannotCut, Coordinator, Follower, Ident
 from dataflare.engine.deploy import Worker, deployed, widened
 from dataflare.engine.discovery import Finder, interval_of
 from dataflare.engine.hosting import Host, Hosted, HostMaker, TaskView
+from dataflare.engine.hot_keys import joined
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pace import Pace
 from dataflare.engine.pool import SPARE_THREADS, ThreadPool
-from dataflare.engine.row_errors import RowErrors
+from dataflare.engine.row_errors import HIDDEN, RowErrors
 from dataflare.engine.sampling import Sampling
 from dataflare.engine.taps import Taps
 from dataflare.model.width import columns_bounded
@@ -165,14 +166,21 @@ class Attempt:
     def edges(self) -> list[EdgeView]:
         """The edges, and how many rows went over them in this attempt."""
         names = {stage.id: stage.name for stage in self.plan.stages}
+        tasks = self.tasks()
         sent: dict[int, int] = {}
-        for task in self.tasks():
+        for task in tasks:
             for edge, rows in task.rows_sent.items():
                 sent[edge] = sent.get(edge, 0) + rows
-        return [
-            EdgeView(names[e.from_stage], names[e.to_stage], e.exchange, sent.get(e.id, 0))
-            for e in self.plan.edges
-        ]
+        views = []
+        for e in self.plan.edges:
+            counts = joined(task.keys[e.id] for task in tasks if e.id in task.keys)
+            key, share = counts.hottest or (None, None)
+            if key is not None and not self.errors.hidden.isdisjoint(e.keys):
+                key = HIDDEN
+            rows = sent.get(e.id, 0)
+            view = EdgeView(names[e.from_stage], names[e.to_stage], e.exchange, rows, key, share)
+            views.append(view)
+        return views
 
     async def checkpoint_now(self) -> Manifest | None:
         """Take a checkpoint, as soon as the one that is being taken is done. None if this run takes none

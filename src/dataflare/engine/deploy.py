@@ -233,6 +233,7 @@ class Worker:
                 task.inbox.queued_rows,
                 state_bytes.get(task.id, 0),
                 task.rows_sent,
+                {edge: each.counts for edge, each in task.samplers.items()},
             )
             for task in self.tasks
         ]

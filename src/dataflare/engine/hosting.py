@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from dataflare.checkpoint.store import Storage
 from dataflare.engine.coordinator import Identity, Member
+from dataflare.engine.hot_keys import KeyCounts
 from dataflare.engine.messages import Control, Deploy
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pace import Pace
@@ -47,13 +48,14 @@ class Hosted(Struct, frozen=True):
 
 
 class TaskView(Struct, frozen=True):
-    """A task at this moment. queued_rows: those that wait for it. rows_sent: by edge."""
+    """A task at this moment. queued_rows: those that wait for it. rows_sent: by edge. keys: by edge, the most frequent keys of what it sends."""
 
     task: str
     stage: int
     queued_rows: int
     state_bytes: int
     rows_sent: Mapping[int, int]
+    keys: Mapping[int, KeyCounts] = {}
 
 
 class Host(Protocol):

@@ -22,6 +22,7 @@ from dataflare.engine.body import Body
 from dataflare.engine.channel import Inbox, WritableChannel
 from dataflare.engine.exchange import split_by_key
 from dataflare.engine.gate import Cut, Ended, Rows, Time
+from dataflare.engine.hot_keys import KeySampler
 from dataflare.engine.messages import (
     Checkpoint,
     Committed,
@@ -83,6 +84,9 @@ class Task:
         self.inbox, self.pool, self.metrics, self.control = inbox, pool, metrics, control
         self.unwanted = False
         self._outputs = {output.edge: output for output in outputs}
+        self.samplers = {
+            o.edge: KeySampler(o.keys) for o in outputs if o.keys and len(o.channels) > 1
+        }
         self._letter_edges, self._letters = spec.stage.letters, letters
         self._asked: Checkpoint | None = None
         self._answered_epoch = 0
@@ -439,7 +443,9 @@ class Task:
         self.rows_sent[edge] = self.rows_sent.get(edge, 0) + rows
         parts: Sequence[pl.DataFrame] = ()
         if len(channels) > 1:
-            parts = await self.pool.run(rows, split_by_key, frame, output.keys, len(channels))
+            parts = await self.pool.run(
+                rows, split_by_key, frame, output.keys, len(channels), self.samplers.get(edge)
+            )
         if self.taps is not None and self.taps.by_edge:
             self.taps.take(edge, frame)
         traced = None if self.trace is None else self.trace.sent(output.exchange)

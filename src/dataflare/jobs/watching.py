@@ -23,6 +23,7 @@ from dataflare.jobs.closing import told_of
 from dataflare.jobs.counting import metrics_of
 from dataflare.jobs.degrading import degrading_of
 from dataflare.jobs.disk_bound import DiskBound
+from dataflare.jobs.hot_keys import HotKeys
 from dataflare.jobs.kept_warnings import KeptWarnings
 from dataflare.jobs.living_runs import look_every_s
 from dataflare.jobs.options import RunOptions
@@ -34,7 +35,7 @@ from dataflare.observability.alerts import Alerts, Event
 from dataflare.observability.bottleneck import bottleneck
 from dataflare.observability.logs import RunLogger
 from dataflare.observability.resources import this_process
-from dataflare.observability.view import CheckpointView, ErrorView, RunView, StepView
+from dataflare.observability.view import ErrorView, RunView, StepView
 from dataflare.planner import Plan
 from dataflare.sdk.in_flight import InFlight
 from dataflare.sdk.runtime import Runtime
@@ -90,6 +91,7 @@ class Watch:
             self.metrics.judges.append(self._judge_shares)
         self.disk: DiskBound | None = None
         self._degraded: dict[str, str] = {}
+        self._hot_keys = HotKeys(self)
         self.paces, self.sampling = paces_of(workflow), Sampling()
         self.degrading = degrading_of(workflow, self.sampling, self.metrics.degraded)
         autoscale = workflow.settings.cluster.autoscale
@@ -186,6 +188,7 @@ class Watch:
         self._tell_listener()
         self.guarded("the look at the disk", self._look_at_disk)
         self.guarded("what is degraded", self._tell_degraded)
+        self.guarded("the look at keys", self._hot_keys.look)
         self.guarded("the course of the run", self.recorder.look)
 
     def guarded(self, what: str, duty: Callable[[], None]) -> None:
@@ -371,7 +374,7 @@ class Watch:
             this_process(),
             restarts=self.restarts,
             steps=self.step_views(),
-            checkpoints=self._checkpoints(),
+            checkpoints=self.metrics.checkpoints,
             alerts=self.alerts.views(),
             warnings=self.warnings.shown(),
             message=self.message,
@@ -434,11 +437,9 @@ class Watch:
 
     def end_attempt(self) -> None:
         """Its tasks have ended. What they did is remembered."""
-        self._last = self.view()
+        self._last = view = self.view()
         self.attempt = None
-
-    def _checkpoints(self) -> CheckpointView:
-        return self.metrics.checkpoints
+        self.guarded("the look at keys", lambda: self._hot_keys.tell(view))
 
     def step_views(self) -> dict[str, StepView]:
         """By step, its counts at this moment."""

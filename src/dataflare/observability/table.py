@@ -67,6 +67,12 @@ def _lags(run: RunView) -> Iterator[Sample]:
             yield (name,), lag_s
 
 
+def _hot_shares(run: RunView) -> Iterator[Sample]:
+    for edge in run.edges:
+        if edge.hot_share is not None:
+            yield (edge.to_stage, edge.from_stage), edge.hot_share
+
+
 def _times(run: RunView) -> Iterator[Sample]:
     for stage in run.stages:
         yield (stage.name, "busy"), stage.spent.busy_s
@@ -237,6 +243,15 @@ METRICS = (
         "dataflare.watermark.lag",
         "s",
         _lags,
+    ),
+    Metric(
+        "dataflare_hot_key_share",
+        "gauge",
+        "The share of the rows that come to a step by key which the most frequent key has, of a sample. All of them go to one task.",
+        ("step", "from"),
+        "dataflare.hot_key.share",
+        "1",
+        _hot_shares,
     ),
     Metric(
         "dataflare_log_kept_bytes",

@@ -71,12 +71,15 @@ class StageView(Struct):
 
 
 class EdgeView(Struct):
-    """Rows from one stage to another. exchange: forward, hash or gather. rows: of this attempt."""
+    """Rows from one stage to another. exchange: forward, hash or gather. rows: of this attempt. hot_key: of a hash exchange, the most frequent key of
+    a sample of them; hot_share: its share of the rows. None where too few were sampled."""
 
     from_stage: str
     to_stage: str
     exchange: str
     rows: int = 0
+    hot_key: str | None = None
+    hot_share: float | None = None
 
 
 class CheckpointView(Struct):
