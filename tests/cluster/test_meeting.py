@@ -12,6 +12,7 @@ import pytest
 from worker_processes import WorkerProcesses
 
 from dataflare import Workflow
+from dataflare.checkpoint.shared_places import FolderPlace
 from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.cluster import looking, meeting
 from dataflare.cluster.meeting import (
@@ -42,20 +43,21 @@ def test_other_versions_are_refused_by_name() -> None:
 
 
 def test_a_folder_that_one_of_both_does_not_see_is_refused(tmp_path: Path) -> None:
-    mark = leave_mark(tmp_path / "job", "run/1/x")
+    job, other = FolderPlace(tmp_path / "job"), FolderPlace(tmp_path / "other")
+    mark = leave_mark(job, "run/1/x")
     with pytest.raises(ConfigError, match="'w1' does not see") as told:
-        answer_mark(tmp_path / "other", mark, "run/1/x", 1, "w1")
+        answer_mark(other, mark, "run/1/x", 1, "w1")
     assert told.value.code == "E0434"
-    answer_mark(tmp_path / "job", mark, "run/1/x", 0, "w0")
+    answer_mark(job, mark, "run/1/x", 0, "w0")
     with pytest.raises(ConfigError, match="the job does not see what 'w1'"):
-        take_marks(tmp_path / "job", mark, {0: "w0", 1: "w1"})
+        take_marks(job, mark, {0: "w0", 1: "w1"})
     assert [*(tmp_path / "job").iterdir()] == [], "nothing is left behind"
 
 
 def test_a_look_finds_all_well_and_leaves_nothing_behind(tmp_path: Path) -> None:
     workers = WorkerProcesses(3)
     try:
-        found = asyncio.run(looking.look_at(workers, tmp_path / "home" / "state"))
+        found = asyncio.run(looking.look_at(workers, FolderPlace(tmp_path / "home" / "state")))
     finally:
         workers.close()
     assert len(found) == 3
@@ -70,7 +72,7 @@ def test_a_worker_of_another_version_is_found(
     monkeypatch.setattr(looking, "versions", lambda: other)
     try:
         with pytest.raises(ConfigError) as told:
-            asyncio.run(looking.look_at(workers, tmp_path))
+            asyncio.run(looking.look_at(workers, FolderPlace(tmp_path)))
     finally:
         workers.close()
     assert told.value.code == "E0433"
@@ -92,7 +94,7 @@ def test_workers_that_cannot_reach_each_other_are_found(tmp_path: Path) -> None:
 
             looking.Meet = told  # type: ignore[assignment, misc]
             try:
-                await looking.look_at(workers, tmp_path)
+                await looking.look_at(workers, FolderPlace(tmp_path))
             finally:
                 looking.Meet = real  # type: ignore[misc]
 

@@ -58,7 +58,10 @@ class WorkerProcesses:
             return
         self.starts += 1
         process = subprocess.Popen(
-            self.command(number), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            self.command(number),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=self.environment(number),
         )
         self.processes[number] = process
         assert process.stdin is not None
@@ -79,6 +82,10 @@ class WorkerProcesses:
     def command(self, number: int) -> list[str]:
         """What starts a worker."""
         return self.program(self.host, number)
+
+    def environment(self, number: int) -> dict[str, str] | None:
+        """What it is started with; None: the environment of this process."""
+        return None
 
     def lost(self, number: int) -> None:
         """It is left alone: a machine that was cut off lives on."""

@@ -12,7 +12,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -48,10 +48,24 @@ def write_whole(
     crash: the prefix of the crash points `.before_rename` and `.after_rename`. name_durable: False
     if the caller syncs the folder later. mode: the file's permissions. Raises OSError.
     """
+    write_parts(path, (data,), crash=crash, name_durable=name_durable, mode=mode, is_new=is_new)
+
+
+def write_parts(
+    path: Path,
+    parts: Iterable[bytes],
+    *,
+    crash: str | None = None,
+    name_durable: bool = True,
+    mode: int = 0o600,
+    is_new: bool = False,
+) -> None:
+    """As `write_whole`, with a content that comes in parts."""
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with open_private(temporary, mode=mode) as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         if crash:

@@ -30,6 +30,8 @@ from dataflare.security.redact import redact
 if TYPE_CHECKING:
     import polars as pl
 
+_PART_BYTES = 4 << 20
+
 
 class Bucket:
     """The objects below a URL such as s3://bucket/prefix. Credentials, region and endpoint come from the
@@ -53,12 +55,16 @@ class Bucket:
 
     def names(self, prefix: str) -> list[str]:
         """The names of the objects below a prefix, relative to the URL."""
+        return list(self.sizes(prefix))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """By name, relative to the URL, the bytes of each object below a prefix."""
         with self._errors("list"):
-            return [
-                str(each["path"])
+            return {
+                str(each["path"]): int(each["size"])
                 for part in self._obstore.list(self._store, prefix)
                 for each in part
-            ]
+            }
 
     def get(self, name: str) -> bytes | None:
         """An object's bytes; None if there is none."""
@@ -72,6 +78,28 @@ class Bucket:
         with self._errors("write"):
             self._obstore.put(self._store, name, data)
 
+    def parts(self, name: str) -> Iterator[bytes] | None:
+        """An object's bytes, a part at a time; None if there is no such object."""
+        with self._errors("read"):
+            try:
+                found = self._obstore.get(self._store, name)
+            except FileNotFoundError:
+                return None
+            return self._read(iter(found.stream(min_chunk_size=_PART_BYTES)))
+
+    def _read(self, parts: Iterator[Any]) -> Iterator[bytes]:
+        while True:
+            with self._errors("read"):
+                part = next(parts, None)
+            if part is None:
+                return
+            yield bytes(part)
+
+    def put_file(self, name: str, path: Path) -> None:
+        """Put the bytes of a file, a part at a time."""
+        with self._errors("write"):
+            self._obstore.put(self._store, name, path)
+
     def put_new(self, name: str, data: bytes) -> bool:
         """Put an object unless there is one of this name. Whether it was put."""
         from obstore.exceptions import AlreadyExistsError
@@ -82,6 +110,16 @@ class Bucket:
             except AlreadyExistsError:
                 return False
         return True
+
+    def put_once(self, name: str, data: bytes) -> None:
+        """Put an object under a name that no other object ever has. Raises CheckpointError (E0705) if there is another one.
+        A put that the library makes again after an answer was lost finds its own object."""
+        if not self.put_new(name, data) and self.get(name) != data:
+            raise CheckpointError(
+                f"{name} is in {redact(self.url)} already, by another run",
+                code="E0705",
+                help="another run of this workflow is active: stop one of them",
+            )
 
     def replace(self, name: str, before: bytes, data: bytes) -> bool:
         """Put an object in place of one with these bytes. Whether it was put."""
@@ -182,7 +220,7 @@ class ObjectStore(LocalStore):
         self, name: str, frame: pl.DataFrame, key_groups: tuple[int, int] | None = None
     ) -> StateChunk:
         chunk = super().write_chunk(name, frame, key_groups)
-        self._bucket.put(f"{self._prefix}/chunks/{name}", (self._chunks / name).read_bytes())
+        self._bucket.put_once(f"{self._prefix}/chunks/{name}", (self._chunks / name).read_bytes())
         self._put.add(name)
         return chunk
 
@@ -207,8 +245,7 @@ class ObjectStore(LocalStore):
         # In this order, for the reason that `LocalStore.collect` gives. What is here says nothing of what is
         # needed there: chunks that no run has read since a home was lost are only there.
         names = self._names_there()
-        with self._lock:
-            unpublished = set(self._unpublished)
+        unpublished = self._chunks_to_come(names)
         readable = [fact.manifest for fact in map(self._read, self._epochs()) if fact.manifest]
         keep = resolve.retained(readable, retain)
         deletable = resolve.deletable(keep, names, unpublished=unpublished)
@@ -244,11 +281,11 @@ class ObjectStore(LocalStore):
         path = self.home / name
         if path.exists():
             return
-        data = self._bucket.get(f"{self._prefix}/{name}")
-        if data is not None:
+        parts = self._bucket.parts(f"{self._prefix}/{name}")
+        if parts is not None:
             with files.writing("a checkpoint", intact=self._intact):
                 files.make_folder(path.parent)
-                files.write_whole(path, data)
+                files.write_parts(path, parts)
 
     def _put_chunks(self, manifest: Manifest) -> None:
         """Those that another store wrote here: a savepoint's, or of a time without a bucket."""
@@ -264,7 +301,7 @@ class ObjectStore(LocalStore):
         for name in resolve.redo_names(manifest):
             path = self.home / name
             if path.is_file():
-                self._bucket.put(f"{self._prefix}/{name}", path.read_bytes())
+                self._bucket.put_file(f"{self._prefix}/{name}", path)
 
 
 def fetch_lineages(bucket: Bucket, folder: Path) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from dataflare.checkpoint.files import check_step
 from dataflare.checkpoint.manifest import Damaged, Manifest
 from dataflare.errors import CheckpointError
-from dataflare.sdk.destination import Marker
+from dataflare.sdk.destination import Committable, Marker
 
 MISSING = "it is missing"
 """The problem of a checkpoint that was published and whose file is gone."""
@@ -169,17 +170,25 @@ def _is_past(name: str, oldest: int) -> bool:
 
 def redo_names(manifest: Manifest) -> set[str]:
     """The redo files that a manifest may refer to: each text in a committable may be such a name."""
-    names = set()
-    for step, committables in manifest.committables.items():
-        unread: list[Any] = [committable.data for committable in committables]
-        while unread:
-            value = unread.pop()
-            if isinstance(value, str):
-                names.add(f"redo/{step}/{value.rpartition('/')[2]}")
-            elif isinstance(value, Mapping):
-                unread.extend(value.values())
-            elif isinstance(value, Sequence):
-                unread.extend(value)
+    return {
+        name
+        for step, committables in manifest.committables.items()
+        for name in redo_names_of(step, committables)
+    }
+
+
+def redo_names_of(step: str, committables: Iterable[Committable]) -> set[str]:
+    """As `redo_names`, of some committables of a step."""
+    folder, names = check_step(step), set()
+    unread: list[Any] = [committable.data for committable in committables]
+    while unread:
+        value = unread.pop()
+        if isinstance(value, str):
+            names.add(f"redo/{folder}/{value.rpartition('/')[2]}")
+        elif isinstance(value, Mapping):
+            unread.extend(value.values())
+        elif isinstance(value, Sequence):
+            unread.extend(value)
     return names
 
 

@@ -11,11 +11,12 @@ that began an attempt last publishes anything.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from dataflare.checkpoint import files
 from dataflare.checkpoint.manifest import Manifest
+from dataflare.checkpoint.shared_places import FolderPlace, SharedPlace
 from dataflare.checkpoint.store import LocalStore, chunk_attempt
 from dataflare.errors import CheckpointError
 
@@ -28,10 +29,18 @@ class SharedStore(LocalStore):
 
     def __init__(self, folder: Path, lineage: str) -> None:
         super().__init__(folder, lineage)
+        self._begin_sharing()
+
+    def _begin_sharing(self) -> None:
         self._attempt = 0
         self._mark, self._has_begun = secrets.token_hex(16), False
         self._settled: set[str] = set()
         self._released: list[str] = []
+
+    @property
+    def place(self) -> SharedPlace:
+        """Where all processes of a run see each other's files."""
+        return FolderPlace(self.home)
 
     def rewind(self, epoch: int) -> None:
         super().rewind(epoch)
@@ -74,10 +83,21 @@ class SharedStore(LocalStore):
             released, self._released = self._released, []
         return released
 
-    def settle(self, names: Collection[str]) -> None:
-        """Other processes have released these chunks. Those that a manifest names stay."""
+    def take_redo(self) -> list[str]:
+        """The redo files that only other processes fetch and that are new since the last call: in a folder none."""
+        return []
+
+    def settle(self, released: Collection[str], redo: Collection[str] = ()) -> None:
+        """Other processes have released these chunks, and put these redo files. Chunks that a manifest names stay."""
         with self._lock:
-            self._settled |= set(names)
+            self._settled |= set(released)
+
+    def handed_over(self) -> dict[str, bytes]:
+        """The files that other processes need and do not see: in a folder none."""
+        return {}
+
+    def take_over(self, handed_over: Mapping[str, bytes]) -> None:
+        """Take the files of `handed_over`."""
 
     def _chunks_to_come(self, names: Collection[str]) -> set[str]:
         chunks = {name.removeprefix("chunks/") for name in names if name.startswith("chunks/")}

@@ -17,7 +17,6 @@ The code blocks; the engine calls it on its thread pool. There is one instance p
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 import shutil
@@ -31,11 +30,12 @@ import xxhash
 from msgspec import Struct
 
 from dataflare.checkpoint import files, resolve
+from dataflare.checkpoint.chunk_content import bad_chunk, decoded_chunk, encoded_chunk
 from dataflare.checkpoint.manifest import Damaged, Manifest, StateChunk
 from dataflare.checkpoint.resolve import ManifestFact
-from dataflare.errors import CheckpointError, InternalError
+from dataflare.errors import InternalError
 from dataflare.sdk.crashpoints import crash_point
-from dataflare.sdk.destination import Marker
+from dataflare.sdk.destination import Committable, Marker
 
 if TYPE_CHECKING:
     import polars as pl
@@ -95,6 +95,13 @@ class Storage(Protocol):
 
     def redo_folder(self, step: str) -> Path:
         """The folder for a destination's redo files. It is created if needed."""
+
+    @property
+    def puts_redo(self) -> bool:
+        """Whether `put_redo` is needed: redo files are seen by this machine only."""
+
+    def put_redo(self, step: str, committable: Committable) -> None:
+        """Let other machines read the redo files of what a writer has prepared. Called before its share is given."""
 
     def rewind(self, epoch: int) -> None:
         """Delete the manifests after `epoch` (0: all) and temporary files. Called at each start, before
@@ -192,16 +199,7 @@ class LocalStore:
     def write_chunk(
         self, name: str, frame: pl.DataFrame, key_groups: tuple[int, int] | None = None
     ) -> StateChunk:
-        buffer = io.BytesIO()
-        from dataflare.model.batch import private
-
-        private(frame).write_ipc(buffer, compression="zstd")
-        data = buffer.getvalue()
-        checksum = xxhash.xxh3_64_hexdigest(data)
-        try:
-            chunk = StateChunk(name, frame.height, len(data), checksum, key_groups)
-        except ValueError as error:
-            raise InternalError(str(error)) from error
+        chunk, data = encoded_chunk(name, frame, key_groups)
         path = self._chunks / name
         if path.exists():
             raise InternalError(f"state chunk {name} exists already; chunks never change")
@@ -213,18 +211,11 @@ class LocalStore:
         return chunk
 
     def read_chunk(self, chunk: StateChunk) -> pl.DataFrame:
-        import polars as pl
-
         try:
             data = (self._chunks / chunk.name).read_bytes()
         except OSError as error:
-            raise _bad_chunk(chunk, error.strerror or str(error)) from error
-        if len(data) != chunk.num_bytes or xxhash.xxh3_64_hexdigest(data) != chunk.checksum:
-            raise _bad_chunk(chunk, "its content is not what was written")
-        try:
-            return pl.read_ipc(io.BytesIO(data))
-        except pl.exceptions.PolarsError as error:
-            raise _bad_chunk(chunk, str(error)) from error
+            raise bad_chunk(chunk, error.strerror or str(error)) from error
+        return decoded_chunk(chunk, data)
 
     def verify_chunk(self, chunk: StateChunk) -> str | None:
         """What is wrong with a chunk's file, or None."""
@@ -255,6 +246,13 @@ class LocalStore:
     def redo_folder(self, step: str) -> Path:
         with files.writing("a checkpoint"):
             return files.make_folder(self.home / "redo" / files.check_step(step))
+
+    @property
+    def puts_redo(self) -> bool:
+        return False
+
+    def put_redo(self, step: str, committable: Committable) -> None:
+        """A folder is seen as it is."""
 
     def rewind(self, epoch: int) -> None:
         for other in self._epochs():
@@ -413,11 +411,3 @@ def _entries(folder: Path) -> list[Path]:
         return [folder / name for name in os.listdir(folder)]
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _bad_chunk(chunk: StateChunk, problem: str) -> CheckpointError:
-    return CheckpointError(
-        f"state chunk {chunk.name} cannot be read: {problem}",
-        code="E0701",
-        help="restore the file from a backup, or start over with --fresh",
-    )

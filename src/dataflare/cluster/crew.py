@@ -125,6 +125,8 @@ class Crew:
             by_number[number] = _Hand(link, hosted, self._tell, lost, accused)
             self._hands.append(by_number[number])
         await self._meet(by_number, peers, name, neighbours(specs, where))
+        assert isinstance(hosted.store, SharedStore)
+        handed_over = await in_thread(hosted.store.handed_over)
         members = [_Member(spec, by_number[where[spec.task]]) for spec in specs]
         for number, hand in by_number.items():
             hand.add([spec for spec in specs if where[spec.task] == number])
@@ -140,6 +142,7 @@ class Crew:
                 hosted.metrics.kinds,
                 hosted.metrics.errors_max,
                 {n: (pace.rows_per_s, pace.bytes_per_s) for n, pace in hosted.paces.items()},
+                handed_over,
             )
             try:
                 hand.say(begin)
@@ -162,19 +165,19 @@ class Crew:
         """Make sure of what `meeting` says."""
         store = self._hosted.store
         assert isinstance(store, SharedStore)
-        mark = await in_thread(leave_mark, store.home, name)
+        mark = await in_thread(leave_mark, store.place, name)
         workers = {number: hand.name for number, hand in hands.items()}
         try:
             for number, hand in hands.items():
                 others = tuple(sorted(joins[number]))
-                facts = versions(), store.home, mark
+                facts = versions(), store.place, mark
                 hand.say(Meet(name, number, hand.name, tuple(peers), others, *facts))
             await _all_or_first_error([hand.met for hand in hands.values()])
         except BaseException:
             with contextlib.suppress(DataFlareError):
-                await completed(in_thread(take_marks, store.home, mark, workers))
+                await completed(in_thread(take_marks, store.place, mark, workers))
             raise
-        await in_thread(take_marks, store.home, mark, workers)
+        await in_thread(take_marks, store.place, mark, workers)
 
     async def _link(self, number: int, address: Address, name: str) -> Link:
         try:
@@ -360,7 +363,7 @@ class _Hand:
         metrics.counts = dict(order.counts)
         if order.share.epoch is not None and order.cut is not None:
             metrics.cuts = {order.share.epoch: dict(order.cut)}
-        self._store.settle(order.released)
+        self._store.settle(order.released, order.redo)
         self._control.share(order.share)
 
     async def _answer(self, order: Ask) -> None:

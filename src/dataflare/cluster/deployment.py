@@ -117,7 +117,7 @@ class Deployment:
         other = None
         try:
             refuse_other_versions(meet.versions, meet.worker)
-            mark = meet.folder, meet.mark, meet.name, meet.me, meet.worker
+            mark = meet.place, meet.mark, meet.name, meet.me, meet.worker
             await in_thread(answer_mark, *mark)
             for other in meet.joins:
                 self._links[other] = await self._link_to(meet, other)
@@ -180,7 +180,10 @@ class Deployment:
             link.pool = pool
         metrics = JobMetrics(dict(begin.kinds))
         metrics.errors_max = dict(begin.errors_max)
-        self._store = await in_thread(begin.outfit.store)
+        folder = None if self._runtime is not None else scratch / "checkpoints"
+        self._store = await in_thread(begin.outfit.store, folder)
+        if folder is not None:
+            await in_thread(self._store.take_over, begin.handed_over)
         self._paces = _paces(begin)
         hosted = Hosted(
             begin.plan,
@@ -271,7 +274,8 @@ class Deployment:
         metrics = self._tasks[share.task].metrics
         cut = None if share.epoch is None else metrics.cuts[share.epoch]
         assert self._store is not None
-        self._say(Shared(share, cut, metrics.counts, self._store.take_released()))
+        store = self._store
+        self._say(Shared(share, cut, metrics.counts, store.take_released(), store.take_redo()))
 
     def fail(self, failure: Fail) -> None:
         if failure.error is not None:

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataflare.checkpoint.shared_places import FolderPlace, SharedPlace
 from dataflare.cluster.crew import Workers
 from dataflare.cluster.link import Link
 from dataflare.cluster.meeting import leave_mark, take_marks, versions
@@ -16,29 +17,28 @@ from dataflare.errors import InternalError
 from dataflare.sdk.threads import in_thread
 
 
-async def look_at(workers: Workers, folder: Path) -> Sequence[Address]:
-    """Every worker has the job's versions, sees the folder, and reaches each other worker. Gives their addresses. A file for
-    each is written into the folder, and removed. Raises as `meeting` says."""
+async def look_at(workers: Workers, place: SharedPlace) -> Sequence[Address]:
+    """Every worker has the job's versions, sees the place, and reaches each other worker. Gives their addresses. A text for
+    each is written there, and removed. Raises as `meeting` says."""
     peers = tuple(await workers.ready())
     name = f"look/{secrets.token_hex(8)}"
     links = [await Link.connect(each, workers.token, f"job {name}") for each in peers]
-    new = [each for each in (folder, *folder.parents) if not each.exists()]
-    mark = await in_thread(leave_mark, folder, name)
+    new = _new_folders(place)
+    mark = await in_thread(leave_mark, place, name)
     names = {number: link.peer for number, link in enumerate(links)}
     try:
         answers = [_met(link) for link in links]
         for number, link in enumerate(links):
             others = tuple(other for other in range(len(links)) if other != number)
-            facts = versions(), folder, mark
+            facts = versions(), place, mark
             link.send_message(packed(Meet(name, number, link.peer, peers, others, *facts)))
         for answer in asyncio.as_completed(answers):
             met = await answer
             if met.failed is not None:
                 raise met.failed
-        await in_thread(take_marks, folder, mark, names)
+        await in_thread(take_marks, place, mark, names)
     finally:
-        for path in folder.glob(f"{mark}*"):
-            path.unlink(missing_ok=True)
+        await in_thread(place.remove, [mark, *(f"{mark}-{number}" for number in names)])
         for each in new:
             with contextlib.suppress(OSError):  # a run has begun meanwhile
                 each.rmdir()
@@ -47,6 +47,12 @@ async def look_at(workers: Workers, folder: Path) -> Sequence[Address]:
                 link.send_message(packed(Finish()))
             await link.aclose()
     return peers
+
+
+def _new_folders(place: SharedPlace) -> list[Path]:
+    """Those that are made to write there."""
+    folder = place.folder if isinstance(place, FolderPlace) else None
+    return [] if folder is None else [f for f in (folder, *folder.parents) if not f.exists()]
 
 
 def _met(link: Link) -> asyncio.Future[Met]:

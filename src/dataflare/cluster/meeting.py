@@ -1,4 +1,4 @@
-"""What a job and its workers make sure of before anything runs: the same versions, a folder that all see, and links.
+"""What a job and its workers make sure of before anything runs: the same versions, a storage that all see, and links.
 
 Nothing here depends on what a workflow needs, so a worker of another version can answer.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-from dataflare.errors import ConfigError, Retry, RunError
+from dataflare.checkpoint.shared_places import BucketPlace, SharedPlace
+from dataflare.errors import ConfigError, DataFlareError, Retry, RunError
 
 _PACKAGES = ("dataflare", "polars", "polars-hash", "sqlglot", "pydantic", "msgspec")
 """Plans are made of their objects. Those of connectors are imported where they are used, and say themselves when they lack."""
@@ -43,37 +43,34 @@ def refuse_other_versions(job: Mapping[str, str], worker: str) -> None:
         )
 
 
-def leave_mark(folder: Path, name: str) -> str:
-    """Write a file that every worker must see. Gives its name."""
-    folder.mkdir(parents=True, exist_ok=True)
+def leave_mark(place: SharedPlace, name: str) -> str:
+    """Write a text that every worker must see. Gives its name."""
     mark = f".seen-{name.replace('/', '-')}"
-    (folder / mark).write_text(name)
+    place.write(mark, name)
     return mark
 
 
-def answer_mark(folder: Path, mark: str, name: str, number: int, worker: str) -> None:
-    """See the job's file, and write one that it must see. Raises ConfigError (E0434)."""
+def answer_mark(place: SharedPlace, mark: str, name: str, number: int, worker: str) -> None:
+    """See the job's text, and write one that it must see. Raises ConfigError (E0434)."""
     try:
-        seen = (folder / mark).read_text()
+        seen = place.read(mark)
         if seen == name:
-            (folder / f"{mark}-{number}").write_text(name)
+            place.write(f"{mark}-{number}", name)
             return
-        why = "its content is another"
+        why = "it is not there" if seen is None else "its content is another"
     except OSError as error:
         why = error.strerror or str(error)
-    raise _unshared(f"'{worker}' does not see what its job wrote into {folder}: {why}")
+    except DataFlareError as error:
+        why = error.message
+    raise _unshared(f"'{worker}' does not see what its job wrote into {place.shown}: {why}", place)
 
 
-def take_marks(folder: Path, mark: str, numbers: Mapping[int, str]) -> None:
-    """See the files of all workers, and remove them. numbers: of the workers, with their names. Raises ConfigError (E0434)."""
-    missing = [
-        worker for number, worker in numbers.items() if not (folder / f"{mark}-{number}").is_file()
-    ]
-    for number in numbers:
-        (folder / f"{mark}-{number}").unlink(missing_ok=True)
-    (folder / mark).unlink(missing_ok=True)
+def take_marks(place: SharedPlace, mark: str, numbers: Mapping[int, str]) -> None:
+    """See the texts of all workers, and remove them. numbers: of the workers, with their names. Raises ConfigError (E0434)."""
+    missing = [worker for number, worker in numbers.items() if not place.read(f"{mark}-{number}")]
+    place.remove([*(f"{mark}-{number}" for number in numbers), mark])
     if missing:
-        raise _unshared(f"the job does not see what '{missing[0]}' wrote into {folder}")
+        raise _unshared(f"the job does not see what '{missing[0]}' wrote into {place.shown}", place)
 
 
 def unreached(worker: str, address: tuple[str, int], why: str) -> RunError:
@@ -86,9 +83,9 @@ def unreached(worker: str, address: tuple[str, int], why: str) -> RunError:
     )
 
 
-def _unshared(message: str) -> ConfigError:
-    return ConfigError(
-        message,
-        code="E0434",
-        help="set settings.checkpoint.storage, or DATAFLARE_HOME, to a folder that all nodes see under the same path",
-    )
+def _unshared(message: str, place: SharedPlace) -> ConfigError:
+    if isinstance(place, BucketPlace):
+        cure = "let the nodes reach the bucket, with AWS_ENDPOINT_URL, AWS_REGION and credentials in the environment of workers"
+    else:
+        cure = "set settings.checkpoint.storage to a bucket, or to a folder that all nodes see under the same path"
+    return ConfigError(message, code="E0434", help=cure)

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from dataflare.checkpoint.shared_places import SharedPlace
 from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.engine.coordinator import Identity
 from dataflare.engine.hosting import TaskView
@@ -65,10 +66,11 @@ Tell = Callable[[str, tuple[Any, ...]], None]
 
 
 class Outfit(Struct, frozen=True):
-    """What a worker makes for itself, because it cannot be sent. store: opens the storage of checkpoints. retries: the
+    """What a worker makes for itself, because it cannot be sent. store: opens the storage of checkpoints; its argument is a
+    folder of the worker, or None in the process of the job. retries: the
     policies of calls. secrets: texts that no message shows. base: the folder that relative paths start from."""
 
-    store: Callable[[], SharedStore]
+    store: Callable[[Path | None], SharedStore]
     retries: Callable[[Tell], Retries]
     secrets: Sequence[str]
     base: Path
@@ -76,7 +78,7 @@ class Outfit(Struct, frozen=True):
 
 class Meet(Struct, frozen=True):
     """name: of the attempt, the same for all its workers. me: the worker that this is for; worker: its name. peers: the addresses
-    of all; joins: those that it exchanges rows with. versions: of the job. folder and mark: see `meeting`."""
+    of all; joins: those that it exchanges rows with. versions: of the job. place and mark: see `meeting`."""
 
     name: str
     me: int
@@ -84,7 +86,7 @@ class Meet(Struct, frozen=True):
     peers: tuple[Address, ...]
     joins: tuple[int, ...]
     versions: Mapping[str, str]
-    folder: Path
+    place: SharedPlace
     mark: str
 
 
@@ -98,7 +100,7 @@ class Met(Struct, frozen=True):
 class Begin(Struct, frozen=True):
     """specs: all tasks of the plan; those of other workers without their state.
     placed: by task, its worker. me: the worker that this is for. kinds: of the
-    steps, for their counts. rates: by step, of all its tasks together."""
+    steps, for their counts. rates: by step, of all its tasks together. handed_over: as `SharedStore` says."""
 
     plan: PhysicalPlan
     settings: Settings
@@ -111,6 +113,7 @@ class Begin(Struct, frozen=True):
     kinds: Mapping[str, str]
     errors_max: Mapping[str, int | float]
     rates: Mapping[str, Rate]
+    handed_over: Mapping[str, bytes]
 
 
 class Built(Struct, frozen=True):
@@ -150,12 +153,13 @@ class Thin(Struct, frozen=True):
 
 class Shared(Struct, frozen=True):
     """A task's share. cut: what it had counted when it was cut; None for the share of its end. counts: what it has counted
-    now. released: chunks that no later checkpoint will name."""
+    now. released: chunks that no later checkpoint will name. redo: files that the job fetches before it commits."""
 
     share: Share
     cut: Mapping[str, StepMetrics] | None
     counts: Mapping[str, StepMetrics]
     released: Sequence[str] = ()
+    redo: Sequence[str] = ()
 
 
 class Failed(Struct, frozen=True):

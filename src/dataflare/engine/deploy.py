@@ -349,6 +349,7 @@ class Worker:
         run_id = (stage.run_column, self.identity.run_id) if stage.run_column else None
         pace = self._paces.of(stage)
         make = Writing if pace is None else partial(PacedWriting, pace)
+        put_redo = partial(self.store.put_redo, stage.name) if self.store.puts_redo else None
         return make(
             writer,
             on_error,
@@ -358,6 +359,7 @@ class Worker:
             epoch=spec.epoch,
             diverted=stage.diverted,
             degraded=self.metrics.degraded,
+            put_redo=put_redo,
         )
 
     def _reading(self, stage: Stage) -> Reading:

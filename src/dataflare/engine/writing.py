@@ -23,8 +23,9 @@ from dataflare.observability.times import Histogram
 from dataflare.resilience.breaker import HeldBack
 from dataflare.resilience.retry import Retrying
 from dataflare.sdk.crashpoints import crash_point
-from dataflare.sdk.destination import RefusedRow, Writer, WriteStats
+from dataflare.sdk.destination import Committable, RefusedRow, Writer, WriteStats
 from dataflare.sdk.runtime import current
+from dataflare.sdk.threads import in_thread
 
 T = TypeVar("T")
 _LATER = "refused by its system: the next checkpoint makes dead letters of them, also when the run goes on after a stop"
@@ -34,7 +35,8 @@ class Writing(Body):
     """on_error: what happens to rows that the destination's system refuses. retrying: for the calls
     of a writer that can make them again. run_id: the column that has it, and the id; None: no column has it.
     refuses_at_commit: as its destination says. epoch: the last one cut before. diverted: by name, the edge to the destination
-    that gets its rows while its breaker is open, where that is its fallback. degraded: by step that does so now, why."""
+    that gets its rows while its breaker is open, where that is its fallback. degraded: by step that does so now, why. put_redo: see
+    `Storage`; None where it is not needed."""
 
     cuts_at_once: ClassVar[bool] = False
     joins_batches: ClassVar[bool] = True
@@ -50,7 +52,9 @@ class Writing(Body):
         epoch: int = 0,
         diverted: Mapping[str, int] | None = None,
         degraded: MutableMapping[str, str] | None = None,
+        put_redo: Callable[[Committable], None] | None = None,
     ) -> None:
+        self._put_redo = put_redo
         self.writer, self._on_error, self._retrying = writer, on_error, retrying
         self._run_id = run_id
         self._diverts = retrying.fallback is not None
@@ -196,6 +200,8 @@ class Writing(Body):
         prepare = partial(self.writer.prepare, barrier.epoch, final=barrier.final)
         committable = await (prepare() if self._diverts else self._call(prepare))
         self._is_open, self._prepared = False, barrier.epoch
+        if self._put_redo is not None and committable is not None:
+            await in_thread(self._put_redo, committable)
         crash_point("engine.after_prepare")
         return Share(self.task.id, barrier.epoch, committable=committable)
 

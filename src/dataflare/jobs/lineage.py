@@ -22,6 +22,8 @@ from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.object_store import Bucket, ObjectStore, fetch_lineages
 from dataflare.checkpoint.runs import Current, RunLog, RunRecord, learned_by, utc_text
 from dataflare.checkpoint.savepoints import Savepoints
+from dataflare.checkpoint.shared_bucket import SharedBucketStore
+from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.checkpoint.source_record import read_source
 from dataflare.checkpoint.store import LocalStore, Storage, lineages_in, newest_manifest
 from dataflare.engine.coordinator import Identity
@@ -54,6 +56,12 @@ from dataflare.planner import Plan
 from dataflare.sdk.destination import Committer
 from dataflare.sdk.threads import in_thread
 from dataflare.workflow.model import Workflow
+
+_IN_BUCKET: Mapping[Any, Callable[[Bucket, Path, str], Storage]] = {
+    LocalStore: ObjectStore,
+    SharedStore: SharedBucketStore,
+}
+"""By the kind of a store in a folder, the one in a bucket. Those of tests have none."""
 
 
 class Lineage:
@@ -134,8 +142,7 @@ class Lineage:
                 finished=False,
             )
         storage = "" if self._storage() == self.folder else str(self._storage())
-        url = self.workflow.settings.checkpoint.storage
-        storage = url if url is not None and "://" in url else storage
+        storage = bucket_of(self.workflow.settings.checkpoint.storage) or storage
         current = replace(current, run_id=self.run_id, attempt=current.attempt + 1, storage=storage)
         if resume and self.options.accept_changes:
             accepted = partial(with_changes, self.workflow, plan.stages, store, current)
@@ -267,12 +274,13 @@ class Lineage:
         return [*own, scratch_of(self.workflow, self._store(self.folder, self.current.lineage))]
 
     def _store(self, folder: Path, lineage: str) -> Storage:
-        url = self.workflow.settings.checkpoint.storage
-        if url is None or "://" not in url or self.options.storage is not LocalStore:
+        url = bucket_of(self.workflow.settings.checkpoint.storage)
+        in_bucket = _IN_BUCKET.get(self.options.storage)
+        if url is None or in_bucket is None:
             return self.options.storage(folder, lineage)
         if self._bucket is None:
             self._bucket = Bucket(url)
-        return ObjectStore(self._bucket, folder, lineage)
+        return in_bucket(self._bucket, folder, lineage)
 
     def store_of(self, current: Current) -> Storage:
         """The store of a lineage's checkpoints."""
@@ -311,8 +319,8 @@ class Lineage:
 
         If there are, raises CheckpointError (E0701); with `--adopt` it adopts the newest of them.
         """
-        url = self.workflow.settings.checkpoint.storage
-        if url is not None and "://" in url:
+        url = bucket_of(self.workflow.settings.checkpoint.storage)
+        if url is not None:
             fetch_lineages(Bucket(url), self.folder)
         for folder in (self.folder, self._storage()):
             orphans = lineages_in(folder)
@@ -419,9 +427,14 @@ def newest_of(workflow: Workflow, home: Path, lineage: str) -> Manifest | None:
     return next((fact.manifest for fact in facts if fact.usable), None)
 
 
+def bucket_of(storage: str | None) -> str | None:
+    """The URL in `settings.checkpoint.storage`, if it is one."""
+    return storage if storage is not None and "://" in storage else None
+
+
 def storage_of(workflow: Workflow, home: Path) -> Path:
     """The folder of a workflow's checkpoints."""
     storage = workflow.settings.checkpoint.storage
-    if storage is None or "://" in storage:  # a bucket has a copy in the workflow's folder
+    if storage is None or bucket_of(storage):  # a bucket has a copy in the workflow's folder
         return workflow_folder(home, workflow.name)
     return (workflow.base / storage).absolute() / workflow.name

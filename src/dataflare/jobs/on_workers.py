@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from dataflare.checkpoint.files import workflow_folder
 from dataflare.checkpoint.lock import RunLock
 from dataflare.checkpoint.runs import utc_text
+from dataflare.checkpoint.shared_places import BucketPlace, FolderPlace, SharedPlace
 from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.engine.deploy import Worker, deployed
 from dataflare.engine.hosting import HostMaker
@@ -24,7 +25,7 @@ from dataflare.errors import ConfigError, DataFlareError
 from dataflare.jobs.breakers import circuit_breakers, fallbacks
 from dataflare.jobs.inspect import Found
 from dataflare.jobs.job_place import has_own_code, job_place
-from dataflare.jobs.lineage import storage_of
+from dataflare.jobs.lineage import bucket_of, storage_of
 from dataflare.jobs.result import RunResult
 from dataflare.jobs.scaling import with_parallelism
 from dataflare.planner import plan
@@ -51,20 +52,32 @@ def host_of(workflow: Workflow, options: RunOptions, store: Storage, tell: Tell)
     from dataflare.cluster.crew import Crew
     from dataflare.cluster.orders import Outfit
 
-    url = workflow.settings.checkpoint.storage
-    if not isinstance(store, SharedStore) or (url is not None and "://" in url):
-        raise ConfigError(
-            "checkpoints in a bucket are not possible on a cluster yet",
-            code="E0431",
-            help="set settings.checkpoint.storage to a folder that all nodes see",
-        )
+    assert isinstance(store, SharedStore)
+    settings = workflow.settings
+    url = bucket_of(settings.checkpoint.storage)
     outfit = Outfit(
-        partial(SharedStore, store.folder, store.lineage),
+        partial(_store_in_worker, url, store.folder, store.lineage, settings.cluster.cache),
         partial(retries_of, workflow),
         tuple(workflow.masked),
         workflow.base,
     )
     return partial(Crew, workers=options.workers, outfit=outfit, tell=tell)
+
+
+def _store_in_worker(
+    url: str | None, folder: Path, lineage: str, cache_bytes: int, here: Path | None
+) -> SharedStore:
+    """folder: the workflow's. here: a folder of the worker; None in the process of the job."""
+    if url is None:
+        return SharedStore(folder, lineage)
+    from dataflare.checkpoint.chunk_cache import ChunkCache, cache_folder
+    from dataflare.checkpoint.object_store import Bucket
+    from dataflare.checkpoint.shared_bucket import SharedBucketStore, WorkerBucketStore
+
+    if here is None:
+        return SharedBucketStore(Bucket(url), folder, lineage)
+    cache = ChunkCache(cache_folder(), lineage, cache_bytes)
+    return WorkerBucketStore(Bucket(url), here / folder.name, lineage, cache)
 
 
 def run_on_cluster(
@@ -176,7 +189,7 @@ def found_at(workflow: Workflow, home: Path, where: str) -> Found:
         place = Place.of(where, workflow.settings.cluster)
         workers = workers_for(place, f"check {os.getpid()}")
         workers.start()
-        addresses = asyncio.run(look_at(workers, storage_of(workflow, home)))
+        addresses = asyncio.run(look_at(workers, _place(workflow, home)))
         facts["workers"] = str(len(addresses))
         facts["nodes"] = str(len({host for host, _ in addresses}))
     except DataFlareError as raised:
@@ -185,6 +198,14 @@ def found_at(workflow: Workflow, home: Path, where: str) -> Found:
         if workers is not None:
             workers.close()
     return Found("cluster", "cluster", where, time.monotonic() - began, facts, error=error)
+
+
+def _place(workflow: Workflow, home: Path) -> SharedPlace:
+    """Where the checkpoints are."""
+    url = bucket_of(workflow.settings.checkpoint.storage)
+    if url is None:
+        return FolderPlace(storage_of(workflow, home))
+    return BucketPlace(url, workflow.name)
 
 
 def for_workers(workflow: Workflow, workers: int) -> Workflow:

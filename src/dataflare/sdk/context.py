@@ -124,7 +124,8 @@ class DestinationContext(Struct, frozen=True):
     lineage: UUID text, born with a first run or `--fresh`; attempt: grows with each start; token: a
     chance text of this attempt, so that two copies of one state folder are told apart.
     schema: the user's columns that arrive. changelog: batches have row kinds.
-    redo: an existing folder in checkpoint storage for this step's redo files.
+    redo: an existing folder for this step's redo files. Those that a committable names come to the committer, and JSON files that
+    the committer leaves there come to the writers, also where writers are on other machines.
     subtask of subtasks: which parallel copy. bounded: the run has an end. sift: rows that the system
     refuses are left out and given to `Writer.settle`; else the first of them is raised. complete: by
     the final epoch all rows that there are have arrived; a row that did not is gone. before: then, the

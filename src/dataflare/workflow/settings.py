@@ -217,6 +217,12 @@ class Cluster(_Model):
         description="a small job: each of its workers is a process in which other such jobs run too, as long as the "
         "`resources.cpu` of all fit on a processor",
     )
+    cache: Size = Field(
+        default=4 * 2**30,
+        gt=0,
+        description="how much of the state that is in a bucket may also be on the disk of each node, so that it is not fetched "
+        "again",
+    )
 
 
 class Degrade(_Model):
