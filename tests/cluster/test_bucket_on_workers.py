@@ -293,7 +293,9 @@ def test_two_attempts_never_write_one_object(bucket: Bucket, tmp_path: Path) -> 
     _, worker = stores(tmp_path, bucket)
     name = chunk_name("sums", 0, 1, 1, 1)
     chunk = worker.write_chunk(name, pl.DataFrame({"a": [1]}))
-    assert worker.write_chunk(name, pl.DataFrame({"a": [1]})) == chunk, "the same again is no other"
+    assert worker.write_chunk(name, pl.DataFrame({"a": [1]})) == chunk, (
+        "the same again is not another one"
+    )
     with pytest.raises(CheckpointError, match="another run") as told:
         worker.write_chunk(name, pl.DataFrame({"a": [2]}))
     assert told.value.code == "E0705"

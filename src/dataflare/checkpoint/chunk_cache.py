@@ -3,7 +3,7 @@
 The workers of a machine share it, and it outlives them: a worker in the place of one that died finds the chunks there.
 
 Always true:
-- a chunk that is not here, or is damaged here, is fetched; what becomes of the cache costs a run nothing but time;
+- a chunk that is not here, or is damaged here, is fetched; what becomes of the cache costs a run only time;
 - the files have about `bytes_max` bytes at most, and the one that was used least recently goes first.
 """
 
@@ -22,7 +22,7 @@ from dataflare.checkpoint.snapshots import StateChunk
 
 BYTES_MAX = 4 << 30
 _LOOKS = 16
-"""The folder is looked at once for each sixteenth of its size that is written."""
+"""The sizes of the files are read once for each sixteenth of `bytes_max` that is written."""
 _UNUSED_S = 86_400.0
 
 

@@ -46,13 +46,13 @@ from dataflare.cluster.orders import (
     unpacked,
 )
 from dataflare.cluster.placement import neighbours, placed
+from dataflare.cluster.reports import ToldClock
 from dataflare.cluster.worker import WorkerServer
 from dataflare.engine.hosting import Hosted, TaskView
 from dataflare.engine.messages import Checkpoint, Committed, Deploy, Found, Opened
 from dataflare.engine.metrics import TaskMetrics
 from dataflare.engine.taps import Taps
 from dataflare.errors import DataFlareError, InternalError
-from dataflare.observability.times import Spent, TaskClock
 from dataflare.sdk.runtime import current
 from dataflare.sdk.threads import completed, in_thread
 
@@ -291,7 +291,7 @@ class _Hand:
         """The tasks that it will run."""
         for spec in specs:
             metrics = self._all_metrics.of_task(spec.stage.name)
-            metrics.times.clock = _ToldClock()
+            metrics.times.clock = ToldClock()
             self._metrics[spec.task] = metrics
 
     def say(self, order: Any) -> None:
@@ -382,8 +382,8 @@ class _Hand:
             metrics.counts = dict(told.counts)
             metrics.times.latency = told.latency
             clock = metrics.times.clock
-            assert isinstance(clock, _ToldClock)
-            clock.told, clock.told_on = told.spent, told.is_on
+            assert isinstance(clock, ToldClock)
+            clock.tell(told.spent, told.doing)
             if told.uncut is None:
                 self.uncut.pop(task, None)
             else:
@@ -404,26 +404,6 @@ class _Hand:
         for future in (self.met, self.built, self.ended):
             _fail(future, error)
         _done(self.closed)
-
-
-class _ToldClock(TaskClock):
-    """The time of a task in another process, as it was told."""
-
-    __slots__ = ("told", "told_on")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told, self.told_on = Spent(), False
-
-    def enter(self, doing: object) -> None:
-        self.told_on = False
-
-    @property
-    def is_on(self) -> bool:
-        return self.told_on
-
-    def spent(self) -> Spent:
-        return replace(self.told)
 
 
 def _bare(spec: Deploy) -> Deploy:

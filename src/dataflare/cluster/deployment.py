@@ -34,7 +34,6 @@ from dataflare.cluster.orders import (
     NoteHolding,
     Report,
     Shared,
-    TaskReport,
     Thin,
     Told,
     ToTask,
@@ -43,6 +42,7 @@ from dataflare.cluster.orders import (
     sendable,
     unpacked,
 )
+from dataflare.cluster.reports import Reports
 from dataflare.engine.channel import Channel
 from dataflare.engine.deploy import Worker
 from dataflare.engine.hosting import Hosted
@@ -60,7 +60,6 @@ from dataflare.sdk.threads import completed, in_thread, own_threads
 from dataflare.security.hidden import HiddenValues
 from dataflare.security.redact import Redactor
 
-_REPORT_S = 0.25
 _JOINED_S = 15.0
 """So long another worker is waited for that makes the link."""
 T = TypeVar("T")
@@ -84,6 +83,7 @@ class Deployment:
         self._tasks: dict[str, Task] = {}
         self._worker: Worker | None = None
         self._store: SharedStore | None = None
+        self._reports: Reports | None = None
         self._links: dict[int, Link] = {}
         self._asked: dict[int, asyncio.Future[Assign | Wait | None]] = {}
         self._numbers = count()
@@ -208,10 +208,12 @@ class Deployment:
         await self._go.wait()
         lives = [asyncio.ensure_future(life) for life in self._worker.lives()]
         lost = [link.lost for link in self._links.values()]
-        reporting = asyncio.ensure_future(self._report(metrics))
+        paces, workers = self._paces, len(set(begin.placed.values()))
+        self._reports = reports = Reports(self._worker, metrics, paces, workers)
+        reporting = asyncio.ensure_future(self._report(reports))
         try:
             await _all_or_first_error(lives, [*lost, reporting])
-            self._say(self._report_now(metrics))
+            self._say_report(reports.changed())
         finally:
             for each in (*lives, reporting):
                 each.cancel()
@@ -301,29 +303,17 @@ class Deployment:
 
     # -- reports -----------------------------------------------------------------------------------
 
-    async def _report(self, metrics: JobMetrics) -> None:
+    async def _report(self, reports: Reports) -> None:
         while True:
-            await asyncio.sleep(_REPORT_S)
-            self._say(self._report_now(metrics))
+            await asyncio.sleep(reports.next_s)
+            self._say_report(reports.changed())
 
-    def _report_now(self, metrics: JobMetrics) -> Report:
-        """Of all tasks."""
-        assert self._worker is not None
-        reports = []
-        for view, task in zip(self._worker.views(), self._worker.tasks, strict=True):
-            times = task.metrics.times
-            reports.append(
-                TaskReport(
-                    view,
-                    task.metrics.counts,
-                    times.clock.spent(),
-                    times.clock.is_on,
-                    times.latency,
-                    task.uncut(),
-                )
-            )
-        used_s = {step: pace.used_s * share for step, (pace, share) in self._paces.items()}
-        return Report(reports, metrics.beside, dict(metrics.degraded), used_s)
+    def _say_report(self, report: Report) -> None:
+        message = packed(report)
+        assert self._reports is not None
+        self._reports.sent(len(message))
+        if not self._control.lost.done():
+            self._control.send_message(message)
 
 
 def _tell(task: Task, word: Opened | Found | Committed) -> None:

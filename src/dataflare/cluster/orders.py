@@ -51,7 +51,7 @@ from dataflare.engine.messages import (
 from dataflare.engine.metrics import StepMetrics
 from dataflare.engine.row_errors import RowErrors
 from dataflare.errors import ConfigError, DataFlareError, InternalError
-from dataflare.observability.times import Histogram, Spent
+from dataflare.observability.times import Doing, Histogram, Spent
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
 
@@ -191,18 +191,18 @@ class Want(Struct, frozen=True):
 
 
 class TaskReport(Struct, frozen=True):
-    """How a task is. uncut: why it cannot be cut now."""
+    """How a task is. doing: what it does now; None: it has ended. uncut: why it cannot be cut now."""
 
     view: TaskView
     counts: Mapping[str, StepMetrics]
     spent: Spent
-    is_on: bool
+    doing: Doing | None
     latency: Histogram | None
     uncut: str | None
 
 
 class Report(Struct, frozen=True):
-    """How the tasks of a worker are. beside: what it counts that belongs to no task. degraded: by step that gives less than
+    """How the tasks of a worker are that did something since its last report. beside: what it counts that belongs to no task. degraded: by step that gives less than
     it should, why. rates_used_s: by step, how long it had the rate that it may have here, as a part of all of its rate."""
 
     tasks: Sequence[TaskReport]

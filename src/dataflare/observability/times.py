@@ -94,6 +94,11 @@ class TaskClock:
     def is_on(self) -> bool:
         return self._doing is not None
 
+    @property
+    def moment(self) -> tuple[Doing | None, float]:
+        """What it does, and since when. If it is the same at two looks, the task did nothing else between them."""
+        return self._doing, self._since
+
     def spent(self) -> Spent:
         """Up to now, what it is doing included."""
         seconds = list(self._seconds)
