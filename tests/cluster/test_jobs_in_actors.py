@@ -172,6 +172,25 @@ def test_a_detached_job_is_found_waited_for_and_stopped(
     assert content(tmp_path) == content(plain)
 
 
+def test_a_detached_job_gets_another_size(cluster: RayCluster, plain: Path, tmp_path: Path) -> None:
+    text = SLOW % (ROWS, "rate: 1000/s,")
+    (tmp_path / "w.yaml").write_text(f"{text}\n  cluster: {{workers: 1}}\n")
+    begun = command(cluster, tmp_path, "run", "w.yaml", "--cluster", "auto", "--detach", "--json")
+    assert begun.returncode == 0, begun.stderr
+    until(lambda: rows_read(tmp_path) > 0, 60, "it reads nothing")
+    options = ("--cluster", "auto", "--json")
+    scaled = command(cluster, tmp_path, "scale", "slow", "--workers", "2", *options)
+    assert scaled.returncode == 0, scaled.stderr
+    assert json.loads(scaled.stdout)["now"]["workers"] == 2
+    refused = command(cluster, tmp_path, "scale", "slow", "--workers", "2000", *options)
+    assert (refused.returncode, "E0834" in refused.stdout) == (2, True), refused.stderr
+    other = command(cluster, tmp_path, "scale", "other", "--workers", "2", *options)
+    assert (other.returncode, "E0814" in other.stdout) == (2, True), other.stderr
+    waited = command(cluster, tmp_path, "wait", "slow", "--timeout", "2m")
+    assert waited.returncode == 0, waited.stderr
+    assert content(tmp_path) == content(plain)
+
+
 def test_a_killed_command_leaves_its_job(cluster: RayCluster, plain: Path, tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text(SLOW % (ROWS, "rate: 3000/s,"))
     begun = started(cluster, tmp_path, "run", "w.yaml", "--cluster", "auto")

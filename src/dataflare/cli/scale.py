@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dataflare.cli import answers, common, living
-from dataflare.cli.status import File, RunningWorkflow
+from dataflare.cli.status import Cluster, File, RunningWorkflow
 from dataflare.cli.usage import bad_usage
 
 
@@ -26,6 +26,7 @@ def scale(
         ),
     ] = None,
     file: File = None,
+    cluster: Cluster = None,
     json: common.Json = False,
 ) -> int:
     """Give a running workflow another size. It takes a checkpoint and goes on from it; no row is read twice.
@@ -35,9 +36,16 @@ def scale(
     """
     if workers is None and parallelism is None:
         raise bad_usage("say --workers N, --parallelism M, or both", "dataflare scale")
-    folder = common.workflow_folder(workflow, file)
-    asked = living.answers_of(folder, "scale", workers=workers, parallelism=parallelism)
-    scaled = next((answer for answer in asked if answer), None)
+    if cluster is not None:
+        if file is not None:
+            raise bad_usage("--file cannot be used with --cluster", "dataflare scale")
+        from dataflare.jobs.whole_cluster import scale_job
+
+        scaled = scale_job(cluster, workflow, workers, parallelism)
+    else:
+        folder = common.workflow_folder(workflow, file)
+        asked = living.answers_of(folder, "scale", workers=workers, parallelism=parallelism)
+        scaled = next((answer for answer in asked if answer), None)
     if scaled is None:
         raise living.not_running(workflow)
     if json:

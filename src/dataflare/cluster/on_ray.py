@@ -7,6 +7,7 @@ that was there before, an actor keeps the workers (see `ray_actors`), and jobs a
 from __future__ import annotations
 
 import contextlib
+import pickle
 import secrets
 import socket
 import threading
@@ -276,6 +277,24 @@ class RayJob:
     def stop(self) -> None:
         """Ask it to take a checkpoint and end."""
         self._of_actor().stop.remote()
+
+    def scale(self, workers: int | None, parallelism: int | None) -> dict[str, Any]:
+        """Give it another size, as `Scaled` says. Raises as the run does, and SystemError_ (E0841) where the job is gone."""
+        ray = _ray()
+        try:
+            told = pickle.loads(ray.get(self._of_actor().scale.remote(workers, parallelism)))
+        except (ray.exceptions.RayError, ConnectionError, ValueError) as error:
+            if isinstance(error, ray.exceptions.RayTaskError):
+                raise
+            raise SystemError_(
+                f"the job '{self.name}' is gone: {_first_line(error)}",
+                code="E0841",
+                help="see dataflare runs",
+            ) from error
+        if isinstance(told, Exception):
+            raise told
+        assert isinstance(told, dict)
+        return told
 
     def told(self) -> None:
         """Its result was shown. Returns when that is recorded, or the job is gone."""

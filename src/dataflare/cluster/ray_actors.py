@@ -38,6 +38,7 @@ class Hosted(Protocol):
 
     def since(self, number: int) -> bytes: ...
     def stop(self) -> None: ...
+    def scale(self, workers: int | None, parallelism: int | None) -> bytes: ...
     def told(self) -> None: ...
 
 
@@ -98,6 +99,9 @@ class JobActor:
 
     def stop(self) -> None:
         self._job.stop()
+
+    def scale(self, workers: int | None, parallelism: int | None) -> bytes:
+        return self._job.scale(workers, parallelism)
 
     def told(self) -> None:
         self._job.told()

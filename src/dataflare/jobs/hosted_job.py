@@ -24,7 +24,7 @@ from dataflare.checkpoint.runs import RunLog
 from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.cluster.on_ray import KeptWorkers
 from dataflare.cluster.orders import sendable
-from dataflare.errors import ConfigError, DataFlareError, RunError
+from dataflare.errors import ConfigError, DataFlareError, RunError, SystemError_
 from dataflare.jobs.door import door_of
 from dataflare.jobs.lease import Lease
 from dataflare.jobs.on_workers import follows_workers, for_workers
@@ -32,7 +32,7 @@ from dataflare.jobs.options import RunOptions
 from dataflare.jobs.progress import Progress
 from dataflare.jobs.result import RunResult
 from dataflare.jobs.run import run
-from dataflare.jobs.watching import Watch
+from dataflare.jobs.watching import NO_ROWS, Watch
 
 if TYPE_CHECKING:
     from dataflare.cluster.place import Place
@@ -145,6 +145,22 @@ class HostedJob:
         if watch is not None:
             with suppress(TimeoutError, RuntimeError):
                 watch.on_loop(watch.interrupt)
+
+    def scale(self, workers: int | None, parallelism: int | None) -> bytes:
+        """Give the run another size. Returns when its tasks have it: what became of it as JSON, or the error, pickled."""
+        watch = self._lease.watch
+        answer: object
+        try:
+            if watch is None:
+                raise RunError("the run has no rows now", code=NO_ROWS, help="ask again later")
+            answer = watch.scale(workers, parallelism).result().to_json()
+        except DataFlareError as error:
+            answer = sendable(error)
+        except (TimeoutError, RuntimeError):
+            answer = SystemError_(
+                "the run does not answer", code="E0607", help="see dataflare status --cluster"
+            )
+        return pickle.dumps(answer)
 
     def told(self) -> None:
         """The command has shown the result. Returns when that is recorded."""

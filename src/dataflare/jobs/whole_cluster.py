@@ -36,3 +36,14 @@ def stop_job(where: str, workflow: str) -> list[str]:
     for name in names:
         RayJob(name).stop()
     return names
+
+
+def scale_job(
+    where: str, workflow: str, workers: int | None, parallelism: int | None
+) -> dict[str, Any] | None:
+    """Give the job of a workflow another size. What became of it, as `Scaled` says; None if there is no job. Raises as `cluster_view`
+    does, and what `RayJob.scale` raises."""
+    from dataflare.cluster.on_ray import RayJob
+
+    names = [name for name in running_jobs(where) if name.rpartition(" ")[0] == workflow]
+    return RayJob(names[0]).scale(workers, parallelism) if names else None
