@@ -53,6 +53,24 @@ def test_every_task_has_a_place_and_what_goes_to_one_task_stays(
     assert len(used) >= min(workers, tasks)
 
 
+@given(tasks=st.integers(1, 12), workers=st.integers(1, 6), data=st.data())
+def test_a_task_goes_where_its_state_is(
+    folder: Path, tasks: int, workers: int, data: st.DataObject
+) -> None:
+    file = folder / "w.yaml"
+    file.write_text(FILE % tasks)
+    specs = deployed(plan(load(file), home=folder / "home").stages, None)
+    some = st.frozensets(st.integers(0, workers - 1))
+    preferred = {s.task: data.draw(some) for s in specs if s.stage.name == "sums"}
+    where, turns = placed(specs, workers, preferred), placed(specs, workers)
+    for spec in specs:
+        assert (where[spec.task] == workers) == is_beside_job(spec)
+        wanted = preferred.get(spec.task)
+        if wanted:
+            assert where[spec.task] in wanted
+            assert turns[spec.task] not in wanted or where[spec.task] == turns[spec.task]
+
+
 @pytest.mark.parametrize(("path", "beside"), [("out.csv", True), ("out", False)])
 def test_a_single_file_is_written_beside_the_job(folder: Path, path: str, beside: bool) -> None:
     """It grows under one name in all attempts: a worker that was cut off must not have it open."""

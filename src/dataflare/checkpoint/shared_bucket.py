@@ -153,13 +153,19 @@ class WorkerBucketStore(SharedBucketStore):
         return chunk
 
     def read_chunk(self, chunk: StateChunk) -> pl.DataFrame:
+        return decoded_chunk(chunk, self._content(chunk))
+
+    def warm(self, chunk: StateChunk) -> None:
+        self._content(chunk)
+
+    def _content(self, chunk: StateChunk) -> bytes:
         data = self._cache.get(chunk)
         if data is None:
             data = self._bucket.get(f"{self._prefix}/chunks/{chunk.name}")
             if data is None:
                 raise bad_chunk(chunk, "it is missing")
             self._cache.put(chunk, data)
-        return decoded_chunk(chunk, data)
+        return data
 
     @property
     def puts_redo(self) -> bool:

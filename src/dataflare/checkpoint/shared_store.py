@@ -17,6 +17,7 @@ from pathlib import Path
 from dataflare.checkpoint import files
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.shared_places import FolderPlace, SharedPlace
+from dataflare.checkpoint.snapshots import StateChunk
 from dataflare.checkpoint.store import LocalStore, chunk_attempt
 from dataflare.errors import CheckpointError
 
@@ -76,6 +77,9 @@ class SharedStore(LocalStore):
         super().release_chunk(name)
         with self._lock:
             self._released.append(name)
+
+    def warm(self, chunk: StateChunk) -> None:
+        """Have a chunk on the disk of this machine, if there is a cache. Raises as `read_chunk`."""
 
     def take_released(self) -> list[str]:
         """The chunks that were released since the last call, for the job."""

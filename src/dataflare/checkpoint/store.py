@@ -205,17 +205,22 @@ class LocalStore:
             raise InternalError(f"state chunk {name} exists already; chunks never change")
         with self._lock:
             self._unpublished.add(name)
-        with files.writing("a checkpoint", intact=self._intact):
-            files.make_folder(self._chunks)
-            files.write_whole(path, data, name_durable=False)
+        self._keep(chunk, data)
         return chunk
 
+    def _keep(self, chunk: StateChunk, data: bytes) -> None:
+        with files.writing("a checkpoint", intact=self._intact):
+            files.make_folder(self._chunks)
+            files.write_whole(self._chunks / chunk.name, data, name_durable=False)
+
     def read_chunk(self, chunk: StateChunk) -> pl.DataFrame:
+        return decoded_chunk(chunk, self._fetched(chunk))
+
+    def _fetched(self, chunk: StateChunk) -> bytes:
         try:
-            data = (self._chunks / chunk.name).read_bytes()
+            return (self._chunks / chunk.name).read_bytes()
         except OSError as error:
             raise bad_chunk(chunk, error.strerror or str(error)) from error
-        return decoded_chunk(chunk, data)
 
     def verify_chunk(self, chunk: StateChunk) -> str | None:
         """What is wrong with a chunk's file, or None."""

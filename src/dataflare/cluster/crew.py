@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from dataflare.checkpoint.kept_chunks import KeptChunks, others
 from dataflare.checkpoint.shared_store import SharedStore
+from dataflare.checkpoint.store import chunk_attempt
 from dataflare.cluster.link import Link, LinkLost
 from dataflare.cluster.meeting import leave_mark, take_marks, versions
 from dataflare.cluster.orders import (
@@ -41,6 +43,8 @@ from dataflare.cluster.orders import (
     Told,
     ToTask,
     Want,
+    Warm,
+    Warmed,
     packed,
     refuse_unsendable,
     unpacked,
@@ -55,6 +59,7 @@ from dataflare.engine.taps import Taps
 from dataflare.errors import DataFlareError, InternalError
 from dataflare.sdk.runtime import current
 from dataflare.sdk.threads import completed, in_thread
+from dataflare.state.pieces import is_of, owned_groups
 
 _CLOSE_S = 5.0
 
@@ -92,7 +97,7 @@ class Workers(Protocol):
 
 
 class Crew:
-    """outfit: what each worker makes for itself. tell: told of notices for the run's user."""
+    """outfit: what each worker makes for itself. tell: told of notices for the run's user. kept: which machines have which state."""
 
     def __init__(
         self,
@@ -100,7 +105,11 @@ class Crew:
         workers: Workers,
         outfit: Outfit,
         tell: Tell,
+        kept: KeptChunks,
     ) -> None:
+        self._kept, self._hosts = kept, list[str]()
+        self._by_number: dict[int, _Hand] = {}
+        self._sent: dict[int, set[str]] = {}
         self._hosted, self._workers, self._outfit, self._tell = hosted, workers, outfit, tell
         self._hands: list[_Hand] = []
         self._own: WorkerServer | None = None
@@ -112,17 +121,19 @@ class Crew:
         hosted = self._hosted
         peers = [*await self._workers.ready()]
         self._count = len(peers)
-        where = placed(specs, len(peers))
+        self._hosts = [host for host, _ in peers]
+        where = placed(specs, len(peers), self._preferred(specs))
         if len(peers) in where.values():
             self._own = WorkerServer(self._workers.token, "the command", current())
             peers.append(await self._own.start(self._workers.host))
         name = f"{hosted.identity.run_id}/{hosted.identity.attempt}/{hosted.identity.token}"
         used = sorted(set(where.values()))
-        by_number: dict[int, _Hand] = {}
+        by_number = self._by_number
         for number in used:
             link = await self._link(number, peers[number], name)
             lost, accused = partial(self._lost, number), partial(self._accused, number)
-            by_number[number] = _Hand(link, hosted, self._tell, lost, accused)
+            stored = partial(self._stored, number)
+            by_number[number] = _Hand(link, hosted, self._tell, lost, accused, stored)
             self._hands.append(by_number[number])
         await self._meet(by_number, peers, name, neighbours(specs, where))
         assert isinstance(hosted.store, SharedStore)
@@ -154,6 +165,39 @@ class Crew:
         hosted.sampling.on_change = self._thin
         await _all_or_first_error([hand.built for hand in self._hands])
         return members
+
+    def _preferred(self, specs: Sequence[Deploy]) -> dict[str, frozenset[int]]:
+        """By task with state, the workers whose machines have all of it."""
+        found = {}
+        for spec in specs:
+            groups = owned_groups(spec.subtask, spec.stage.parallelism)
+            chunks = [c for share in spec.state for c in share.chunks if is_of(c, groups)]
+            found[spec.task] = self._kept.has_all(self._hosts, chunks)
+        return found
+
+    def _stored(self, number: int, order: Shared | Warmed) -> None:
+        """A worker's machine has chunks: those of a task that it runs, which others get copies of, or copies."""
+        if number >= len(self._hosts):
+            return  # beside the job there is no cache
+        host = self._hosts[number]
+        if isinstance(order, Warmed):
+            self._kept.put(host, order.chunks)
+            return
+        state = order.share.state
+        if state is None:
+            return
+        self._kept.name(order.share.task, state.chunks)
+        attempt, copies = self._hosted.identity.attempt, self._hosted.settings.state.standby
+        # What earlier attempts wrote may not have been read here.
+        self._kept.put(host, [c for c in state.chunks if chunk_attempt(c.name) == attempt])
+        for other in (number, *others(number, self._hosts, copies)) if copies else ():
+            hand = self._by_number.get(other)
+            sent = self._sent.setdefault(other, set())
+            missing = self._kept.missing(self._hosts[other], state.chunks)
+            chunks = [chunk for chunk in missing if chunk.name not in sent]
+            if hand is not None and chunks:
+                sent.update(chunk.name for chunk in chunks)
+                hand.say(Warm(chunks))
 
     async def _meet(
         self,
@@ -254,7 +298,7 @@ class _Member:
 
 class _Hand:
     """One worker of the crew. lost: called when it is gone, or does not answer; accused: with another worker that it cannot
-    reach. met: it is ready for tasks; built: its tasks are there; ended: they have ended, or failed. views and uncut: as it
+    reach; stored: when its machine has state. met: it is ready for tasks; built: its tasks are there; ended: they have ended, or failed. views and uncut: as it
     said last."""
 
     def __init__(
@@ -264,9 +308,10 @@ class _Hand:
         tell: Tell,
         lost: Callable[[], None],
         accused: Callable[[int], None],
+        stored: Callable[[Shared | Warmed], None],
     ) -> None:
         loop = asyncio.get_running_loop()
-        self._on_lost, self._on_accused = lost, accused
+        self._on_lost, self._on_accused, self._on_stored = lost, accused, stored
         self._link, self._control, self._tell = link, hosted.control, tell
         self._all_metrics, self._paces = hosted.metrics, hosted.paces
         self._rates_used_s: Mapping[str, float] = {}
@@ -342,6 +387,8 @@ class _Hand:
                     self._control.want_checkpoint()
             case Report():
                 self._report(order)
+            case Warmed():
+                self._on_stored(order)
             case Told():
                 self._tell(order.what, order.arguments)
             case Ended():
@@ -364,6 +411,7 @@ class _Hand:
         if order.share.epoch is not None and order.cut is not None:
             metrics.cuts = {order.share.epoch: dict(order.cut)}
         self._store.settle(order.released, order.redo)
+        self._on_stored(order)
         self._control.share(order.share)
 
     async def _answer(self, order: Ask) -> None:

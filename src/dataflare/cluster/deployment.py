@@ -38,6 +38,8 @@ from dataflare.cluster.orders import (
     Told,
     ToTask,
     Want,
+    Warm,
+    Warmed,
     packed,
     sendable,
     unpacked,
@@ -84,6 +86,7 @@ class Deployment:
         self._worker: Worker | None = None
         self._store: SharedStore | None = None
         self._reports: Reports | None = None
+        self._warming: asyncio.Future[None] | None = None
         self._links: dict[int, Link] = {}
         self._asked: dict[int, asyncio.Future[Assign | Wait | None]] = {}
         self._numbers = count()
@@ -168,7 +171,9 @@ class Deployment:
         finally:
             finished.cancel()
             living.cancel()
-            await completed(asyncio.gather(living, return_exceptions=True))
+            ending = [living, *([self._warming] if self._warming is not None else [])]
+            ending[-1].cancel()
+            await completed(asyncio.gather(*ending, return_exceptions=True))
             if self._worker is not None:
                 await completed(self._worker.aclose())
             await completed(in_thread(pool.close, wait=True))
@@ -259,6 +264,8 @@ class Deployment:
                     asked.set_exception(order.failed)
                 elif not asked.done():
                     asked.set_result(order.assigned)
+            case Warm():
+                self._warming = asyncio.ensure_future(self._warm(order, self._warming))
             case Thin():
                 self._sampling.set(order.share)
             case Leave():
@@ -269,6 +276,20 @@ class Deployment:
                     self._worker.note_holding()
             case Finish():
                 self._finish.set()
+
+    async def _warm(self, order: Warm, before: asyncio.Future[None] | None) -> None:
+        """Have the chunks of an order on this machine, after those of the order before. One that cannot be read is left out."""
+        if before is not None:
+            await before
+        assert self._store is not None
+        there = []
+        for chunk in order.chunks:
+            try:
+                await in_thread(self._store.warm, chunk)
+            except DataFlareError:  # who resumes from it is told
+                continue
+            there.append(chunk)
+        self._say(Warmed(there))
 
     # -- to the job: `Control` ---------------------------------------------------------------------
 

@@ -9,12 +9,14 @@
                      ToTask        a word of the coordinator to one of them
                      NoteHolding   the run stops: note what event time waited for
                      Thin          let only some rows of sources go on
+                     Warm          have these chunks on the disk of your machine
                      Leave         the run stops: wait for no system that fails
     worker to job    Shared        a task's share of an epoch, with its counts
                      Failed        a task cannot go on
                      Ask           a task asks for a split
     job to worker    Answer        the split
     worker to job    Want          a source wants a checkpoint
+                     Warmed        these chunks are there
                      Report        how the tasks are, a few times a second
                      Told          a notice for the run's user
                      Ended         all tasks have ended, or one has failed
@@ -35,6 +37,7 @@ from msgspec import Struct
 
 from dataflare.checkpoint.shared_places import SharedPlace
 from dataflare.checkpoint.shared_store import SharedStore
+from dataflare.checkpoint.snapshots import StateChunk
 from dataflare.engine.coordinator import Identity
 from dataflare.engine.hosting import TaskView
 from dataflare.engine.messages import (
@@ -149,6 +152,18 @@ class Thin(Struct, frozen=True):
     """So much of the sources' rows goes on; None: all."""
 
     share: float | None
+
+
+class Warm(Struct, frozen=True):
+    """Chunks of another worker, of which this one's machine keeps copies."""
+
+    chunks: Sequence[StateChunk]
+
+
+class Warmed(Struct, frozen=True):
+    """They are there, except those that could not be read."""
+
+    chunks: Sequence[StateChunk]
 
 
 class Shared(Struct, frozen=True):

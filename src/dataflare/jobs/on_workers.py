@@ -56,21 +56,38 @@ def host_of(workflow: Workflow, options: RunOptions, store: Storage, tell: Tell)
     settings = workflow.settings
     url = bucket_of(settings.checkpoint.storage)
     outfit = Outfit(
-        partial(_store_in_worker, url, store.folder, store.lineage, settings.cluster.cache),
+        partial(
+            _store_in_worker,
+            url,
+            store.folder,
+            store.lineage,
+            settings.cluster.cache,
+            settings.state.standby,
+        ),
         partial(retries_of, workflow),
         tuple(workflow.masked),
         workflow.base,
     )
-    return partial(Crew, workers=options.workers, outfit=outfit, tell=tell)
+    return partial(Crew, workers=options.workers, outfit=outfit, tell=tell, kept=options.kept)
 
 
 def _store_in_worker(
-    url: str | None, folder: Path, lineage: str, cache_bytes: int, here: Path | None
+    url: str | None,
+    folder: Path,
+    lineage: str,
+    cache_bytes: int,
+    standby: int,
+    here: Path | None,
 ) -> SharedStore:
     """folder: the workflow's. here: a folder of the worker; None in the process of the job."""
-    if url is None:
-        return SharedStore(folder, lineage)
     from dataflare.checkpoint.chunk_cache import ChunkCache, cache_folder
+
+    if url is None:
+        if not standby or here is None:
+            return SharedStore(folder, lineage)
+        from dataflare.checkpoint.cached_store import CachedStore
+
+        return CachedStore(folder, lineage, ChunkCache(cache_folder(), lineage, cache_bytes))
     from dataflare.checkpoint.object_store import Bucket
     from dataflare.checkpoint.shared_bucket import SharedBucketStore, WorkerBucketStore
 

@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from dataflare.checkpoint.kept_chunks import KeptChunks
 from dataflare.checkpoint.store import LocalStore, Storage
 from dataflare.jobs.progress import Progress
 from dataflare.jobs.result import RunResult
@@ -30,7 +31,8 @@ class RunOptions(Struct, frozen=True):
     of checkpoints from the workflow's folder and the lineage; called at each start and each restart. observers: each is
     entered when the run has its lock, and left before the result is told; they may ask the run on threads of their own. door:
     the same, entered before the plan is made. workers: processes that run its tasks, with `storage` a `SharedStore`; None:
-    this process does. follows: there are as many tasks of a step as workers. run_id: None: a new one."""
+    this process does. follows: there are as many tasks of a step as workers. run_id: None: a new one. kept: where state is
+    beside its storage."""
 
     home: Path
     fresh: bool = False
@@ -49,3 +51,4 @@ class RunOptions(Struct, frozen=True):
     workers: Workers | None = None
     follows: bool = False
     run_id: str | None = None
+    kept: KeptChunks = field(default_factory=KeptChunks)

@@ -181,6 +181,12 @@ def owned_groups(subtask: int, subtasks: int) -> Groups:
     return first, -(-(subtask + 1) * KEY_GROUPS // subtasks) - 1
 
 
+def is_of(chunk: Chunk, groups: Groups) -> bool:
+    """Whether rows of these key groups may be in a chunk."""
+    low, high = chunk.key_groups or ALL_GROUPS
+    return low <= groups[1] and groups[0] <= high
+
+
 def owner_of(group: pl.Expr, subtasks: int) -> pl.Expr:
     """The subtask that owns a key group: contiguous ranges of groups, as even as can be."""
     return (group.cast(pl.UInt32) * subtasks // KEY_GROUPS).cast(pl.UInt32)

@@ -77,6 +77,13 @@ class State(_Model):
         default=None,
         description="a folder for files that a run needs only while it lives; null: beside its checkpoints",
     )
+    standby: int = Field(
+        default=0,
+        ge=0,
+        le=3,
+        description="with workers: on so many other machines the state of each is kept too, so that a run that loses one goes on "
+        "without reading it from shared storage",
+    )
     adopt: Literal["refuse", "auto"] = Field(
         default="refuse",
         description="what a run does if another state folder wrote the destinations: auto continues "
