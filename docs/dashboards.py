@@ -18,7 +18,7 @@ _WIDE, _HIGH = 8, 7
 
 _PARTS: Mapping[str, tuple[str, ...]] = {
     "Rows": ("rows", "bytes", "latency_seconds", "watermark_lag_seconds", "queued_rows", "log_kept_bytes"),
-    "Time of steps": ("task_seconds", "tasks", "hot_key_share"),
+    "Time of steps": ("task_seconds", "tasks", "tasks_at_once_share", "hot_key_share"),
     "What went wrong": (
         "errors", "dead_letters", "late_rows", "rule_rows", "retries", "breaker_opened", "breaker_open", "degraded_rows", "degraded", "diverted_rows", "requests_limit", "requests_under_way", "restarts",
         "alert_firing", "alert_learning",

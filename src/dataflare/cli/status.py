@@ -85,17 +85,23 @@ def _row(view: RunView) -> list[str]:
 
 
 def held_back(view: RunView) -> list[str]:
-    """A line for each step whose calls a circuit breaker holds back, or that gives less than it should."""
+    """A line for each step whose calls a circuit breaker holds back, or that gives less than it should; and one where memory is
+    short."""
     degraded = [
         f"step '{name}': {step.is_degraded}"
         for name, step in view.steps.items()
         if step.is_degraded is not None
     ]
-    return degraded + [
-        f"step '{name}': its circuit breaker is open: no calls are made for now"
-        for name, step in view.steps.items()
-        if step.is_held_back
-    ]
+    memory = [] if view.memory_short is None else [view.memory_short]
+    return (
+        memory
+        + degraded
+        + [
+            f"step '{name}': its circuit breaker is open: no calls are made for now"
+            for name, step in view.steps.items()
+            if step.is_held_back
+        ]
+    )
 
 
 def alerts(view: RunView) -> list[str]:

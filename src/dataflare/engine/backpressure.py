@@ -57,7 +57,7 @@ class BackpressureController:
         )
         self.refill_rate, self.refill_interval = refill_rate, refill_interval
         self.memory_threshold = memory_threshold
-        self.memory_pressure = 0.0
+        self.memory_pressure = self.process_pressure = 0.0
         self._clock = clock
         self._tasks: dict[str, _Task] = {}
 
@@ -104,8 +104,9 @@ class BackpressureController:
             )
 
     def update_memory_pressure(self, used_fraction: float) -> None:
-        """used_fraction: share of the memory budget in use; 1 and above is full."""
-        self.memory_pressure = max(0.0, used_fraction)
+        """used_fraction: share of the memory budget in use by rows and state; 1 and above is full. That of the whole process
+        counts where it is greater."""
+        self.memory_pressure = max(self.process_pressure, used_fraction)
 
     def window(self, task: str) -> int:
         """Rows that may be on their way to the task now."""

@@ -23,6 +23,7 @@ from dataflare.engine.channel import Channel, Inbox, MemoryBudget, WritableChann
 from dataflare.engine.clocks import Drift
 from dataflare.engine.computing import hash_text
 from dataflare.engine.coordinator import Identity
+from dataflare.engine.easing import Easing
 from dataflare.engine.hosting import Hosted, TaskView
 from dataflare.engine.letters import letters
 from dataflare.engine.lookup_tables import load_tables
@@ -198,7 +199,7 @@ class Worker:
         self.tasks: list[Task] = []
         self.taps = Taps()
         self._drift = Drift()
-        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._easing = Easing(settings, self.pool, self.controller, self.metrics)
         self._inboxes: dict[str, Inbox] = {}
         self._tables: dict[int, LookupTables] = {}
         self._asked: dict[int, dict[str, AskedTable]] = {}
@@ -222,6 +223,7 @@ class Worker:
         return self.tasks
 
     def lives(self) -> Sequence[Awaitable[None]]:
+        self._easing.start(self.tasks)
         return [task.run() for task in self.tasks]
 
     def views(self) -> Sequence[TaskView]:
@@ -251,6 +253,7 @@ class Worker:
                 task.metrics.step(task.name).warnings[reason] = 0
 
     async def aclose(self) -> None:
+        await self._easing.aclose()
         await asyncio.gather(*(task.aclose() for task in self.tasks), return_exceptions=True)
         asked = [each for tables in self._asked.values() for each in tables.values()]
         await asyncio.gather(*(each.aclose() for each in asked), return_exceptions=True)
@@ -376,16 +379,9 @@ class Worker:
             schema_change=self.settings.schema_change if watched else None,
             flying_bytes_max=int(self.settings.resources.memory * _FLYING_SHARE / self._readers),
             drift=self._drift,
-            turns=self._turns_of(stage),
+            turns=self._easing.turns_of(stage),
             pace=self._paces.of(stage),
         )
-
-    def _turns_of(self, stage: Stage) -> asyncio.Semaphore | None:
-        """What a reader of one table of many takes before it reads a split."""
-        if stage.turns is None:
-            return None
-        at_once = max(1, self.settings.parallelism)
-        return self._turns.setdefault(stage.turns, asyncio.Semaphore(at_once))
 
     async def _operating(self, spec: Deploy) -> Operating:
         stage = spec.stage

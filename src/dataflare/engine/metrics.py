@@ -211,6 +211,9 @@ class JobMetrics:
         self.judges: list[Callable[[bool], None]] = []
         self.degraded: dict[str, str] = {}
         """By step that gives less than it should at this moment, why."""
+        self.memory_share = 1.0
+        self.memory_short: str | None = None
+        """Of the tasks, how many may compute at once; and why fewer may."""
         self._committed: dict[str, StepMetrics] = {}
         self._base: dict[str, StepMetrics] = {}
         self._published: tuple[int, dict[str, StepMetrics]] | None = None

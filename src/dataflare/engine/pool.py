@@ -28,6 +28,8 @@ class ThreadPool:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
+        self.read_ahead = threads + 1
+        """How many chunks a reader has at a time: one for each thread, and one that waits for them."""
         self._pool = ThreadsOfRun(threads)
         self._others: list[ThreadPool] = []
 
@@ -51,6 +53,13 @@ class ThreadPool:
         made = _WaitingPool(_WAITING_MAX)
         self._others.append(made)
         return made
+
+    def ease(self, share: float) -> None:
+        """Let only a share of the threads work from now on, at least one. share: 1.0 for all."""
+        self._pool.allow(int(self.threads * share))
+        self.read_ahead = self.threads + 1 if share >= 1.0 else 1
+        for other in self._others:
+            other.ease(share)
 
     def close(self, *, wait: bool = False) -> None:
         """Take no calls any more. wait: return when all calls are done."""

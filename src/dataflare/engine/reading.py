@@ -25,6 +25,7 @@ from dataflare.engine.body import Body
 from dataflare.engine.chunk_sizes import ChunkSizes
 from dataflare.engine.clocks import Drift, SplitClock
 from dataflare.engine.computing import Computing, searched
+from dataflare.engine.easing import SplitTurns
 from dataflare.engine.futures import abandon, first_of
 from dataflare.engine.messages import Assign, Fail, Share, Wait
 from dataflare.engine.pace import Pace
@@ -74,7 +75,7 @@ class Reading(Body):
         schema_change: str | None = None,
         flying_bytes_max: int = sys.maxsize,
         drift: Drift | None = None,
-        turns: asyncio.Semaphore | None = None,
+        turns: SplitTurns | None = None,
         pace: Pace | None = None,
     ) -> None:
         self._pace = pace or Pace()
@@ -326,14 +327,13 @@ class Reading(Body):
 
     async def _read_chunks(self, reader: ReopeningReader) -> None:
         flying: deque[tuple[Chunk, asyncio.Future[Outcome]]] = deque()
-        flying_max = self.task.pool.threads + 1  # one for each, and one that waits for them
         reading: asyncio.Future[Chunk] | None = None
-        ended = False
+        ended, pool = False, self.task.pool
         try:
             while not ended or flying:
                 await self._may_go_on()
                 num_bytes = sum(chunk.work_bytes or chunk.num_bytes for chunk, _ in flying)
-                room = len(flying) < flying_max and num_bytes < self._flying_bytes_max
+                room = len(flying) < pool.read_ahead and num_bytes < self._flying_bytes_max
                 if reading is None and not ended and (room or not flying):
                     reading = asyncio.ensure_future(
                         reader.read_chunk(self._sizes.bytes_max(self.task))

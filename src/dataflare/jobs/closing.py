@@ -13,6 +13,8 @@ from dataflare.checkpoint.runs import RunFailure, RunRecord, utc_text
 from dataflare.engine.metrics import JobMetrics, StepMetrics
 from dataflare.errors import DataFlareError, from_here
 from dataflare.jobs.result import RunResult
+from dataflare.observability.bottleneck import bottleneck
+from dataflare.observability.view import RunView
 from dataflare.planner import Plan
 from dataflare.planner.facts import dead_letters
 from dataflare.planner.graph import SourceNode
@@ -202,6 +204,22 @@ def _shown(destination: str, rows: int) -> str:
     return f"destination '{destination}': {in_words(rows)} of this run {verb} there"
 
 
+def who_is_slow(view: RunView) -> tuple[dict[str, dict[str, float]], str | None]:
+    """By stage, the seconds of its tasks; and which of them set the pace."""
+    times = {
+        stage.name: {
+            "busy_s": round(stage.spent.busy_s, 3),
+            "waiting_s": round(stage.spent.waiting_s, 3),
+            "blocked_s": round(stage.spent.blocked_s, 3),
+        }
+        for stage in view.stages
+    }
+    found = bottleneck(view)
+    if found is None or found.stage is None:
+        return times, None
+    return times, found.text
+
+
 def result_of(
     watch: Watch,
     status: str,
@@ -216,7 +234,7 @@ def result_of(
     metrics, calls = watch.metrics, watch.calls
     closing = closing_warnings(metrics, calls.retried, calls.held_back, published, letters_at)
     watch.warnings.extend(closing)
-    times, slowest = watch.who_is_slow()
+    times, slowest = who_is_slow(watch.view())
     return RunResult(
         times=times,
         slowest=slowest,

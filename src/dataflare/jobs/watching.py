@@ -32,7 +32,6 @@ from dataflare.jobs.rates import paces_of
 from dataflare.jobs.recording import Recorder, hidden_columns
 from dataflare.jobs.tapping import tap_of
 from dataflare.observability.alerts import Alerts, Event
-from dataflare.observability.bottleneck import bottleneck
 from dataflare.observability.logs import RunLogger
 from dataflare.observability.resources import this_process
 from dataflare.observability.view import ErrorView, RunView, StepView
@@ -92,6 +91,7 @@ class Watch:
         self.disk: DiskBound | None = None
         self._degraded: dict[str, str] = {}
         self._hot_keys = HotKeys(self)
+        self._memory_short: str | None = None
         self.paces, self.sampling = paces_of(workflow), Sampling()
         self.degrading = degrading_of(workflow, self.sampling, self.metrics.degraded)
         autoscale = workflow.settings.cluster.autoscale
@@ -189,6 +189,7 @@ class Watch:
         self.guarded("the look at the disk", self._look_at_disk)
         self.guarded("what is degraded", self._tell_degraded)
         self.guarded("the look at keys", self._hot_keys.look)
+        self.guarded("what is said of the memory", self._tell_memory)
         self.guarded("the course of the run", self.recorder.look)
 
     def guarded(self, what: str, duty: Callable[[], None]) -> None:
@@ -244,6 +245,15 @@ class Watch:
         for step in before.keys() - now.keys():
             verb = "takes" if step in self.workflow.destinations else "gives"
             self.say(f"step '{step}': it {verb} all again", step=step, event="recovered")
+
+    def _tell_memory(self) -> None:
+        """Tell that fewer tasks go on at once because memory is short, when that begins and when it ends."""
+        told, before = self.metrics.memory_short, self._memory_short
+        self._memory_short = told
+        if told is not None and before is None:
+            self.say(told, level="warning", event="memory_short")
+        elif told is None and before is not None:
+            self.say("memory: all tasks may go on at once again", event="memory_recovered")
 
     def _look_at_disk(self) -> None:
         error = self.disk.exceeded() if self.disk is not None else None
@@ -381,6 +391,8 @@ class Watch:
             file=str(self.workflow.file.absolute()) if self.workflow.file else None,
             failure=self._why(),
             is_resumed=self.is_resumed,
+            memory_short=self.metrics.memory_short,
+            memory_share=self.metrics.memory_share,
         )
         if self.attempt is not None:
             view.bounded = self.attempt.plan.bounded
@@ -402,22 +414,6 @@ class Watch:
             message = from_here(error.message).removeprefix(f"step '{error.step}': ")
             text = self.redacted(f"{named}: {message}")
         return ErrorView(error.code, error.step, text)
-
-    def who_is_slow(self) -> tuple[dict[str, dict[str, float]], str | None]:
-        """By stage, the seconds of its tasks; and which of them set the pace."""
-        view = self.view()
-        times = {
-            stage.name: {
-                "busy_s": round(stage.spent.busy_s, 3),
-                "waiting_s": round(stage.spent.waiting_s, 3),
-                "blocked_s": round(stage.spent.blocked_s, 3),
-            }
-            for stage in view.stages
-        }
-        found = bottleneck(view)
-        if found is None or found.stage is None:
-            return times, None
-        return times, found.text
 
     def begin(self, plan: Plan, folders: Sequence[Path]) -> None:
         """The run begins. folders: those of its files, the first one is its workflow's. Their size is checked from

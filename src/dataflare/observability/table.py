@@ -336,6 +336,15 @@ METRICS = (
         _age,
     ),
     Metric(
+        "dataflare_tasks_at_once_share",
+        "gauge",
+        "Of the tasks that may go on at once, how many may now: 1, and less while memory is short.",
+        (),
+        "dataflare.tasks.at_once.share",
+        "1",
+        lambda run: iter([((), run.memory_share)]),
+    ),
+    Metric(
         "dataflare_restarts_total",
         "counter",
         "Attempts of the run after the first one.",

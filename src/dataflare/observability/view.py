@@ -140,7 +140,8 @@ class ErrorView(Struct):
 class RunView(Struct):
     """status: starting, running or restarting; at the end that of its `RunResult`. at and started: seconds since 1970. restarts:
     attempts after the first one. bounded: whether its input has an end. message: the last notice. is_resumed: it goes on where
-    an earlier run ended, and counts its own rows."""
+    an earlier run ended, and counts its own rows. memory_short: why fewer tasks than all go on at once; memory_share: of them, how
+    many may."""
 
     workflow: str
     run_id: str
@@ -161,6 +162,8 @@ class RunView(Struct):
     file: str | None = None
     failure: ErrorView | None = None
     is_resumed: bool = False
+    memory_short: str | None = None
+    memory_share: float = 1.0
 
     @property
     def has_ended(self) -> bool:

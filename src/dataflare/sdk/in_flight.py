@@ -47,10 +47,11 @@ class _Answers:
 
 
 class AdaptiveLimit:
-    """Of one system, on one event loop. most: how many requests may be under way at best."""
+    """Of one system, on one event loop. most: how many requests may be under way at best. share: of the limit, how many may now."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.most, self._clock = most, clock
+        self.share = 1.0
         self.limit = float(most)
         self.under_way = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -63,11 +64,16 @@ class AdaptiveLimit:
             self.limit += most - self.most
             self.most = most
 
+    def ease(self, share: float) -> None:
+        """Let only a share of the limit be under way, at least one. share: 1.0 for all of it."""
+        self.share = share
+        self._wake()
+
     @asynccontextmanager
     async def turn(self, size: int = 1) -> AsyncIterator[Turn]:
         """Wait until a request may begin; it is under way within. An error counts as `failed`. size: how much it asks for,
         in any unit that the requests to one system have in common, such as rows or bytes."""
-        while self.under_way >= max(1, int(self.limit)):
+        while self.under_way >= max(1, int(self.limit * self.share)):
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
             try:
@@ -109,7 +115,7 @@ class AdaptiveLimit:
 
     def _wake(self) -> None:
         """Let as many go on as there is room for."""
-        room = max(1, int(self.limit)) - self.under_way
+        room = max(1, int(self.limit * self.share)) - self.under_way
         while room > 0 and self._waiting:
             waiting = self._waiting.popleft()
             if not waiting.done():
@@ -121,6 +127,7 @@ class InFlight:
     """The limits of a run, by system, and which steps talk to it. They live as long as the run, across its restarts."""
 
     def __init__(self) -> None:
+        self._share = 1.0
         self._limits: dict[str, AdaptiveLimit] = {}
         self._steps: dict[str, str] = {}
 
@@ -128,8 +135,15 @@ class InFlight:
         self._steps[step] = system
         if system not in self._limits:
             self._limits[system] = AdaptiveLimit(most)
+            self._limits[system].ease(self._share)
         self._limits[system].allow(most)
         return self._limits[system]
+
+    def ease(self, share: float) -> None:
+        """Let only a share of the requests be under way, at least one to each system. share: 1.0 for all."""
+        self._share = share
+        for limit in self._limits.values():
+            limit.ease(share)
 
     def by_step(self) -> dict[str, AdaptiveLimit]:
         return {step: self._limits[system] for step, system in self._steps.items()}

@@ -30,10 +30,10 @@ _THREADS: contextvars.ContextVar[Executor | None] = contextvars.ContextVar("thre
 
 
 class ThreadsOfRun(Executor):
-    """At most `threads` of the shared threads at a time."""
+    """At most `threads` of the shared threads at a time, or as many as are allowed since."""
 
     def __init__(self, threads: int) -> None:
-        self._free = threads
+        self._most = threads
         self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._busy = 0
         self._closed = False
@@ -45,13 +45,23 @@ class ThreadsOfRun(Executor):
         with self._changed:
             if self._closed:
                 raise RuntimeError("these threads take no calls any more")
-            if not self._free:
+            if self._busy >= self._most:
                 self._waiting.append((future, call))
                 return future
-            self._free -= 1
             self._busy += 1
         _SHARED.submit(self._work, future, call)
         return future
+
+    def allow(self, threads: int) -> None:
+        """Make so many calls at a time from now on, at least one. Those that have begun go on."""
+        begun = []
+        with self._changed:
+            self._most = max(1, threads)
+            while self._waiting and self._busy < self._most:
+                self._busy += 1
+                begun.append(self._waiting.popleft())
+        for future, call in begun:
+            _SHARED.submit(self._work, future, call)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no calls any more. wait: return when all calls are done."""
@@ -76,8 +86,7 @@ class ThreadsOfRun(Executor):
                     del result
             del future, call
             with self._changed:
-                if not self._waiting:
-                    self._free += 1
+                if not self._waiting or self._busy > self._most:
                     self._busy -= 1
                     self._changed.notify_all()
                     return
