@@ -31,10 +31,11 @@ def why_not() -> str | None:
         return "needs root, for network namespaces"
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         return "needs /dev/net/tun"
-    made = subprocess.run(["ip", "netns", "add", "df-try"], capture_output=True, check=False)
+    name = f"df-try-{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False)
     if made.returncode != 0:
         return f"no network namespaces here: {made.stderr.decode().strip()}"
-    _ip("netns", "del", "df-try")
+    _ip("netns", "del", name)
     return None
 
 

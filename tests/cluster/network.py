@@ -93,6 +93,7 @@ class Switch:
         self.nodes = {number: node for node, number in enumerate(numbers)}
         self.ways = {(a, b): Way() for a in range(count + 1) for b in range(count + 1)}
         self.chance = random.Random(seed)
+        self.relaying: set[asyncio.Task[None] | None] = set()
         self.files = [
             device(name, f"{prefix}t{node}", f"{net}.{number}")
             for node, (name, number) in enumerate(zip(self.names, numbers, strict=True))
@@ -153,7 +154,14 @@ class Switch:
                 target.transport.abort()
                 return
             there, back = await asyncio.open_connection(sock=made)
-            await asyncio.gather(_pump(source, back), _pump(there, target))
+            me = asyncio.current_task()  # asyncio itself may forget it
+            self.relaying.add(me)
+            try:
+                await asyncio.gather(_pump(source, back), _pump(there, target))
+            finally:
+                self.relaying.discard(me)
+                back.close()
+                target.close()
 
         with inside(name):
             listening = socket.create_server(at)

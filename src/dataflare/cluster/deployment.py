@@ -62,8 +62,8 @@ from dataflare.sdk.threads import completed, in_thread, own_threads
 from dataflare.security.hidden import HiddenValues
 from dataflare.security.redact import Redactor
 
-_JOINED_S = 15.0
-"""So long another worker is waited for that makes the link."""
+_JOINED_S = 6.0
+"""So long a link to another worker may take. Both are there, and a loop that stands still for 2.5 s is a lost worker."""
 T = TypeVar("T")
 
 Joined = Callable[[str, int], Awaitable[Link]]
@@ -228,12 +228,12 @@ class Deployment:
         """The one connection to another worker. The one with the higher number makes it."""
         address = meet.peers[other]
         try:
-            if meet.me > other:
-                return await Link.connect(address, self._token, f"data {meet.name} {meet.me}")
             async with asyncio.timeout(_JOINED_S):
+                if meet.me > other:
+                    return await Link.connect(address, self._token, f"data {meet.name} {meet.me}")
                 return await self._joined(meet.name, other)
         except TimeoutError:
-            raise unreached(meet.worker, address, "it has not called") from None
+            raise unreached(meet.worker, address, f"no link within {_JOINED_S:g} s") from None
         except LinkLost as error:
             raise unreached(meet.worker, address, error.why) from error
 

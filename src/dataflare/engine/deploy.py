@@ -71,25 +71,25 @@ def deployed(
     names = {s.id: [f"{s.name}[{n}]" for n in range(s.parallelism)] for s in plan.stages}
     inlets: dict[str, list[Inlet]] = {}
     outlets: dict[str, list[Outlet]] = {}
+    made: list[Inlet] = []
     for edge in plan.edges:
-        receivers = names[edge.to_stage]
+        receivers = tuple(names[edge.to_stage])
         for subtask, sender in enumerate(names[edge.from_stage]):
             one = edge.exchange != "hash"
-            targets = [receivers[subtask % len(receivers)]] if one else receivers
+            targets = (receivers[subtask % len(receivers)],) if one else receivers
             if edge.exchange == "gather":
                 targets = receivers[:1]
             outlets.setdefault(sender, []).append(
-                Outlet(edge.id, edge.exchange, edge.keys, tuple(targets))
+                Outlet(edge.id, edge.exchange, edge.keys, targets)
             )
             # One object for all receivers: a plan may have a million channels.
             inlet = Inlet(edge.id, sender, edge.port)
+            made.append(inlet)
             for target in targets:
                 inlets.setdefault(target, []).append(inlet)
     origins = _origins(names.values(), inlets)
-    known = {
-        inlet: replace(inlet, origins=origins[inlet.sender])
-        for inlet in dict.fromkeys(chain.from_iterable(inlets.values()))
-    }
+    known = {id(inlet): replace(inlet, origins=origins[inlet.sender]) for inlet in made}
+    shared: dict[tuple[int, ...], tuple[Inlet, ...]] = {}
     specs = []
     for stage in plan.stages:
         state: Sequence[OperatorSnapshot] = ()
@@ -103,12 +103,16 @@ def deployed(
                 shares = manifest.committables.get(stage.name, ())
                 if len(shares) <= stage.parallelism:
                     restored = next((c for c in shares if c.subtask == subtask), None)
+            # Tasks with the same senders have one tuple, which goes to a worker once.
+            ids = tuple(map(id, inlets.get(name, ())))
+            if ids not in shared:
+                shared[ids] = tuple(known[each] for each in ids)
             specs.append(
                 Deploy(
                     name,
                     stage,
                     subtask,
-                    tuple(known[each] for each in inlets.get(name, ())),
+                    shared[ids],
                     tuple(outlets.get(name, ())),
                     restored,
                     tuple(state),
@@ -276,11 +280,17 @@ class Worker:
         """By task that is here, its channels to every task it may send to."""
         # By edge and sender; the tasks of a stage come in the order of the outlets' tasks.
         channels: dict[tuple[int, str], list[WritableChannel]] = {}
-        number = 0
+        # By the inlets of a task, which many share, the places of those whose sender is here.
+        sent_here: dict[int, list[int]] = {}
+        before = 0
         for spec in specs:
-            inbox = self._inboxes.get(spec.task)
-            for inlet in spec.inlets:
-                number += 1
+            inbox, inlets = self._inboxes.get(spec.task), spec.inlets
+            if id(inlets) not in sent_here:
+                sent_here[id(inlets)] = [
+                    n for n, i in enumerate(inlets) if i.sender in self._inboxes
+                ]
+            for place in range(len(inlets)) if inbox is not None else sent_here[id(inlets)]:
+                inlet, number = inlets[place], before + place + 1
                 sends = inlet.sender in self._inboxes
                 if inbox is not None:
                     channel = inbox.channel(inlet.port, inlet.origins)
@@ -291,6 +301,7 @@ class Worker:
                 elif sends and self._elsewhere is not None:
                     writable = self._elsewhere.writable(number, spec.task)
                     channels.setdefault((inlet.edge, inlet.sender), []).append(writable)
+            before += len(inlets)
         return {
             spec.task: [
                 Output(
