@@ -157,11 +157,15 @@ def test_a_folder_has_copies_too(tmp_path: Path) -> None:
 hosts = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12)
 
 
-@given(hosts, st.integers(0, 3))
+@given(hosts, st.integers(0, 3), st.sets(st.integers(0, 11)))
 def test_copies_are_on_as_many_other_machines_as_there_are(
-    all_hosts: list[str], copies: int
+    all_hosts: list[str], copies: int, among: set[int]
 ) -> None:
     for number, host in enumerate(all_hosts):
+        found = [*others(number, all_hosts, copies, among)]
+        there = {all_hosts[n] for n in among if n < len(all_hosts)} - {host}
+        assert among.issuperset(found)
+        assert len(found) == min(copies, len(there))
         found = [*others(number, all_hosts, copies)]
         machines = {all_hosts[other] for other in found}
         assert host not in machines

@@ -5,7 +5,7 @@ Always true: only the time to resume depends on it. A chunk that is not where it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 
 from dataflare.checkpoint.snapshots import StateChunk
 
@@ -46,13 +46,16 @@ class KeptChunks:
         return frozenset(number for number, host in enumerate(hosts) if found[host])
 
 
-def others(number: int, hosts: Sequence[str], copies: int) -> Iterator[int]:
-    """The workers that keep copies for a worker: the next ones on other machines, one of each. hosts: by worker."""
+def others(
+    number: int, hosts: Sequence[str], copies: int, among: Container[int] | None = None
+) -> Iterator[int]:
+    """The workers that keep copies for a worker: the next ones on other machines, one of each. hosts: by worker. among: those
+    that take part."""
     seen = {hosts[number]}
     for step in range(1, len(hosts)):
         other = (number + step) % len(hosts)
         if len(seen) > copies:
             return
-        if hosts[other] not in seen:
+        if hosts[other] not in seen and (among is None or other in among):
             seen.add(hosts[other])
             yield other

@@ -190,14 +190,14 @@ class Crew:
         attempt, copies = self._hosted.identity.attempt, self._hosted.settings.state.standby
         # What earlier attempts wrote may not have been read here.
         self._kept.put(host, [c for c in state.chunks if chunk_attempt(c.name) == attempt])
-        for other in (number, *others(number, self._hosts, copies)) if copies else ():
-            hand = self._by_number.get(other)
+        hands = self._by_number
+        for other in (number, *others(number, self._hosts, copies, hands)) if copies else ():
             sent = self._sent.setdefault(other, set())
             missing = self._kept.missing(self._hosts[other], state.chunks)
             chunks = [chunk for chunk in missing if chunk.name not in sent]
-            if hand is not None and chunks:
+            if chunks:
                 sent.update(chunk.name for chunk in chunks)
-                hand.say(Warm(chunks))
+                hands[other].say(Warm(chunks))
 
     async def _meet(
         self,
