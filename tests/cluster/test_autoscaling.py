@@ -12,10 +12,9 @@ from test_crew import on_workers
 from worker_processes import WorkerProcesses
 
 from dataflare.jobs.autoscaling import Autoscaler, Load, busy_share, workers_for
-from dataflare.jobs.on_workers import on_cluster
+from dataflare.jobs.on_workers import run_on_cluster
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.progress import Progress
-from dataflare.jobs.run import run
 from dataflare.observability.times import Spent
 from dataflare.observability.view import StageView
 from dataflare.workflow import load as load_workflow
@@ -163,8 +162,7 @@ def test_a_run_on_a_local_cluster_gets_workers_and_gives_them_back(tmp_path: Pat
 
     workflow = load_workflow(tmp_path / "w.yaml")
     options = RunOptions(home=tmp_path / "home", listener=listen)
-    with on_cluster(workflow, options, "local:1") as (for_workers, clustered):
-        result = run(for_workers, clustered)
+    result = run_on_cluster(workflow, options, "local:1", tuple)
     assert result.status == "finished", result.error
     sizes = [text for text in told if " workers instead of " in text]
     assert [text.partition(":")[0] for text in sizes[:2]] == [
