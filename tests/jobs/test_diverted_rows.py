@@ -121,9 +121,9 @@ def test_rows_for_a_system_that_is_away_go_to_the_other_destination(
 def test_a_system_that_comes_back_gets_its_rows_again(tmp_path: Path) -> None:
     hook, said = Hook(), list[str]()
 
-    hook.is_away = lambda: len(hook.taken) >= 300 and hook.refused < 20
+    hook.is_away = lambda: len(hook.taken) >= 300 and hook.refused < 6
     with http_server(hook) as server:
-        result = start(tmp_path, flow(server.url, recovery="20ms", rate="6000/s"), said)
+        result = start(tmp_path, flow(server.url, recovery="20ms", rate="1500/s"), said)
     assert result.status == "finished", result.error
     rows = spilled(tmp_path)
     assert sorted([*hook.taken, *rows]) == list(range(ROWS))
@@ -159,7 +159,7 @@ def test_a_kill_leaves_each_row_in_one_of_both(tmp_path: Path, phase: str) -> No
 
     hook.is_away = is_away
     with http_server(hook) as server:
-        (tmp_path / "flow.yaml").write_text(flow(server.url, recovery="20ms", rate="3000/s"))
+        (tmp_path / "flow.yaml").write_text(flow(server.url, recovery="20ms", rate="1500/s"))
         command = [sys.executable, "-m", "dataflare", "run", "flow.yaml", "--json"]
         with (tmp_path / "log").open("wb") as log:
             processes.append(
