@@ -38,6 +38,7 @@ def write_whole(
     data: bytes,
     *,
     crash: str | None = None,
+    durable: bool = True,
     name_durable: bool = True,
     mode: int = 0o600,
     is_new: bool = False,
@@ -45,10 +46,18 @@ def write_whole(
     """Write `data` to `path` atomically: a temporary file, fsync, rename, fsync of the folder. is_new: raise FileExistsError, and
     change nothing, where the file is there, also if another process writes it at the same time.
 
-    crash: the prefix of the crash points `.before_rename` and `.after_rename`. name_durable: False
+    durable: False for what is only shown: no fsync at all, so a power cut may lose it or leave it empty. crash: the prefix of the crash points `.before_rename` and `.after_rename`. name_durable: False
     if the caller syncs the folder later. mode: the file's permissions. Raises OSError.
     """
-    write_parts(path, (data,), crash=crash, name_durable=name_durable, mode=mode, is_new=is_new)
+    write_parts(
+        path,
+        (data,),
+        crash=crash,
+        durable=durable,
+        name_durable=name_durable,
+        mode=mode,
+        is_new=is_new,
+    )
 
 
 def write_parts(
@@ -56,6 +65,7 @@ def write_parts(
     parts: Iterable[bytes],
     *,
     crash: str | None = None,
+    durable: bool = True,
     name_durable: bool = True,
     mode: int = 0o600,
     is_new: bool = False,
@@ -66,8 +76,9 @@ def write_parts(
         with open_private(temporary, mode=mode) as file:
             for part in parts:
                 file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         if crash:
             crash_point(f"{crash}.before_rename")
         if is_new:
@@ -81,7 +92,7 @@ def write_parts(
         raise
     if crash:
         crash_point(f"{crash}.after_rename")
-    if name_durable:
+    if durable and name_durable:
         sync_folder(path.parent)
 
 

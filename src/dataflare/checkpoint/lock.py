@@ -13,6 +13,9 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from msgspec import Struct
@@ -39,8 +42,18 @@ class RunLock:
 
     def __init__(self, folder: Path, run_id: str, started: str) -> None:
         self.folder = folder
-        self.holder = LockHolder(run_id, os.getpid(), socket.gethostname(), started)
+        self.holder = LockHolder(run_id, os.getpid(), _host(), started)
         self._file: int | None = None
+
+    @classmethod
+    @contextmanager
+    def later(cls, folder: Path, run_id: str, started: str) -> Iterator[RunLock]:
+        """A lock that is acquired inside of the `with`, if at all, such as on a thread. It is released at the end."""
+        lock = cls(folder, run_id, started)
+        try:
+            yield lock
+        finally:
+            lock.release()
 
     def acquire(self) -> None:
         """Take the lock. Raises RunError (E0801), naming the run that has it."""
@@ -76,6 +89,11 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+@lru_cache(maxsize=1)
+def _host() -> str:
+    return socket.gethostname()
 
 
 class LockState(Struct, frozen=True):

@@ -134,7 +134,7 @@ class RunLog:
                 files.remove_temporaries(folder)
             for name in self._names()[KEEP_RUNS - 1 :]:
                 (self._runs / name).unlink(missing_ok=True)
-        self._write(record)
+        self._write(record, durable=False)
 
     def finish(self, record: RunRecord, end: Callable[[], None] = lambda: None) -> None:
         """Record how a run ended, and that the user was told; then call `end`, which may end the process.
@@ -220,10 +220,10 @@ class RunLog:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def _write(self, record: RunRecord) -> Path:
+    def _write(self, record: RunRecord, *, durable: bool = True) -> Path:
         path = self._path(record)
         with files.writing("the run history"):
-            files.write_whole(path, _bytes(record))
+            files.write_whole(path, _bytes(record), durable=durable)
         return path
 
     def _written_over(self, record: RunRecord) -> Path:

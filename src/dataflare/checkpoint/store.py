@@ -260,12 +260,12 @@ class LocalStore:
         """A folder is seen as it is."""
 
     def rewind(self, epoch: int) -> None:
-        for other in self._epochs():
-            if other > epoch:
-                (self.home / resolve.manifest_name(other)).unlink(missing_ok=True)
+        later = [other for other in self._epochs() if other > epoch]
+        for other in later:
+            (self.home / resolve.manifest_name(other)).unlink(missing_ok=True)
         for folder in (self.home, self._chunks, *self._redo_folders()):
             files.remove_temporaries(folder)
-        if self.home.is_dir():
+        if later:
             files.sync_folder(self.home)
         with self._lock:
             self._unpublished.clear()

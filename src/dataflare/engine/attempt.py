@@ -376,7 +376,10 @@ class Attempt:
                 listing = partial(stage.source.splits, carried)  # type: ignore[arg-type]
                 listed = await self.retries.of(stage.name).call(listing)
                 known = SourceSnapshot(tuple(listed), {}, carried)
-            records[stage.name] = await self.pool.submit(SourceRecord.read, self.store, known)
+            if known.stored is None:
+                records[stage.name] = SourceRecord(known)
+            else:
+                records[stage.name] = await self.pool.submit(SourceRecord.read, self.store, known)
         return records
 
     def _looks(self) -> dict[str, float]:

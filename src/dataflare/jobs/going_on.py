@@ -36,7 +36,6 @@ def state_before(
     store: Storage,
     base_epoch: int,
     carried: Mapping[str, object],
-    *,
     options: RunOptions,
     resumed: Manifest | None = None,
 ) -> tuple[StateByStep, list[str]]:

@@ -17,7 +17,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from dataflare.checkpoint.files import workflow_folder
+from dataflare.checkpoint.files import make_state_folder, workflow_folder
+from dataflare.checkpoint.lock import RunLock
 from dataflare.checkpoint.manifest import Manifest
 from dataflare.checkpoint.object_store import Bucket, ObjectStore, fetch_lineages
 from dataflare.checkpoint.runs import Current, RunLog, RunRecord, learned_by, utc_text
@@ -98,17 +99,23 @@ class Lineage:
         """The same workflow with more tables. options: of a run that goes on."""
         self.workflow, self.options = workflow, options
 
-    def unreported(self) -> RunRecord | None:
-        """The record of the last run, if it finished but its process ended before it reported this.
-        Blocking."""
+    def enter(self, lock: RunLock) -> Mapping[str, Columns]:
+        """Make the folder and take its lock. Gives what `learned` does. Blocking."""
+        make_state_folder(self.folder)
+        lock.acquire()
+        return self.learned()
+
+    def last(self) -> tuple[Current | None, RunRecord | None]:
+        """The state of the last run, None before the first one; and its record, if it finished but its process ended before
+        it reported this. Blocking."""
         current = self._read()
         if current is None or not current.finished:
-            return None
+            return current, None
         self.current = current
         record = self.log.read(current.run_id)
         if record is None or (record.reported and record.status != "running"):
-            return None
-        return record
+            return current, None
+        return current, record
 
     def last_counts(self) -> Mapping[str, Any] | None:
         """By step, the counts of the run in `current`, from its last checkpoint. Blocking."""
@@ -118,13 +125,12 @@ class Lineage:
             return None
         return newest.counters
 
-    async def begin(self, plan: Plan) -> bool:
-        """Decide what this run continues. Returns True if it resumes an unfinished run.
+    async def begin(self, plan: Plan, last_state: Current | None) -> bool:
+        """Decide what this run continues. last_state: as `last` gives it. Returns True if it resumes an unfinished run.
 
         Raises CheckpointError if the state folder is damaged, RunError (E0803) if a step has changed
         since the checkpoint.
         """
-        last_state = await in_thread(self._read)
         if self.options.fresh and last_state is not None:
             await self._forget(plan, last_state)
             last_state = None

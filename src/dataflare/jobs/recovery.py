@@ -32,6 +32,7 @@ from dataflare.errors import CheckpointError, RunError
 from dataflare.jobs.learning import refuse_taking_back
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
+from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer, Epoch, Marker, NoCommitter
 from dataflare.sdk.threads import completed, in_thread
@@ -55,10 +56,11 @@ async def open_committers(
 ) -> dict[str, Committer]:
     """The committer of each destination, by step. policies: by step, its `on_error`."""
     committers: dict[str, Committer] = {}
+    contexts = await in_thread(_contexts, plan, identity, store)
     try:
         for stage in plan.stages:
             if stage.destination is not None:
-                context = await in_thread(destination_context, stage, plan, identity, store)
+                context = contexts[stage.name]
                 context = replace(context, sift=policies.get(stage.name, "fail") != "fail")
                 opening = partial(stage.destination.committer, context)
                 retrying = (retries or Retries()).of(stage.name)
@@ -70,6 +72,17 @@ async def open_committers(
         await completed(close_committers(committers))
         raise
     return committers
+
+
+def _contexts(
+    plan: PhysicalPlan, identity: Identity, store: Storage
+) -> dict[str, DestinationContext]:
+    """By step, what the committer of each destination is told. Blocking."""
+    return {
+        stage.name: destination_context(stage, plan, identity, store)
+        for stage in plan.stages
+        if stage.destination is not None
+    }
 
 
 async def close_all(
@@ -124,9 +137,8 @@ async def recover(
     if chosen is not None:
         stored, marker_facts = [ManifestFact(chosen.epoch, chosen)], {}
     else:
-        listed = await in_thread(store.list_manifests)
+        listed, marker_facts = await in_thread(_facts, store, markers)
         stored = with_missing(listed, base_epoch, last_epoch) if resume else []
-        marker_facts = await in_thread(store.judge, markers)
     decision = decide_resume(stored, markers, marker_facts)
     if isinstance(decision, Refuse):
         if isinstance(store, LocalStore) and stored:
@@ -158,6 +170,13 @@ async def recover(
         await committer.recover(manifest.epoch, manifest.committables.get(name, ()))
     await commit(committers, manifest)
     return Recovered(manifest, manifest.epoch, tuple(notices))
+
+
+def _facts(
+    store: Storage, markers: Mapping[str, Marker | None]
+) -> tuple[list[ManifestFact], Mapping[str, ManifestFact]]:
+    """The checkpoints of the store, and those that destinations have. Blocking."""
+    return store.list_manifests(), store.judge(markers)
 
 
 async def _without_lost_letters(

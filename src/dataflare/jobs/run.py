@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from dataflare.checkpoint.files import make_state_folder
 from dataflare.checkpoint.lock import RunLock
 from dataflare.checkpoint.runs import RunRecord, new_run_id, utc_text
 from dataflare.checkpoint.store import Storage
@@ -134,33 +133,32 @@ class _Run:
 
     async def run(self, *, signals: bool) -> RunResult:
         """signals: SIGINT and SIGTERM stop the run."""
-        runtime = self.watch.runtime()
         with (
             living(),
-            runtime.entered(),
+            self.watch.runtime().entered(),
             interruptible(self._interrupt) if signals else contextlib.nullcontext(),
+            RunLock.later(self.lineage.folder, self.run_id, utc_text(time.time())) as lock,
         ):
             async with own_threads():
-                return await self._begun()
+                return await self._begun(lock)
 
-    async def _begun(self) -> RunResult:
-        folder = self.lineage.folder
-        await in_thread(make_state_folder, folder)
-        with RunLock(folder, self.run_id, utc_text(time.time())), self._door:
+    async def _begun(self, lock: RunLock) -> RunResult:
+        learned = await in_thread(self.lineage.enter, lock)
+        with self._door:
             self._door.enter_context(self.watch.at_door())
             async with own_threads():  # the lock is held until they are done
                 try:
-                    plan = await unless_left(self.leave, self._planned())
+                    plan = await unless_left(self.leave, self._planned(learned))
                 except LeftEarly:
                     return self._left()
                 with unread(plan, self._nobody_reads):
                     return await self._locked(plan)
 
-    async def _planned(self) -> Plan:
+    async def _planned(self, learned: Mapping[str, Columns]) -> Plan:
         with_tables = await expanded_to_run(self.workflow, self.options, self.retries)
         if with_tables is not self.workflow:
             self._use(with_tables)
-        plan = await self._plan(self.lineage.learned())
+        plan = await self._plan(learned)
         if plan.stages.commits_wait:
             self.watch.say("all rows are committed at the end of the run: see `dataflare plan`")
         self.watch.warn(doubts_of(plan))
@@ -190,10 +188,10 @@ class _Run:
         )
 
     async def _locked(self, plan: Plan) -> RunResult:
-        unreported = await in_thread(self.lineage.unreported)
+        last_state, unreported = await in_thread(self.lineage.last)
         if unreported is not None and not self.options.fresh and not self.options.savepoint:
             return await self._tell_late(unreported)
-        resume = await self.lineage.begin(plan)
+        resume = await self.lineage.begin(plan, last_state)
         record = self.lineage.record()
         await in_thread(self.lineage.log.start, record)
         self.watch.begin(plan, self.lineage.folders())
@@ -214,7 +212,7 @@ class _Run:
                     if status == "finished" and self.lineage.adopted_finished:
                         # A new run of its lineage, with its carried values.
                         await self.lineage.keep(finished=True, carried=carried or {})
-                        resume = await self.lineage.begin(plan)
+                        resume = await self.lineage.begin(plan, self.lineage.current)
                         status, error, carried = await self._attempts(plan, resume)
                 finally:
                     await self.scaling.aclose()
@@ -331,7 +329,7 @@ class _Run:
         self.watch.grow(self.workflow)
         self.lineage.grow(self.workflow, self.options)
         plan = await self._plan(self.lineage.learned())
-        await self.lineage.begin(plan)
+        await self.lineage.begin(plan, self.lineage.current)
         self.letters_at, self.has_met = letter_places(plan.stages), False
         self.watch.warn([appeared.told, *doubts_of(plan)])
         return plan
@@ -379,7 +377,8 @@ class _Run:
             if current.starts_over:
                 crash_point("replan.after_taken_back")
                 await self.lineage.keep(last_epoch=recovered.epoch, starts_over=False)
-            await in_thread(self.lineage.note_epoch, recovered.epoch)
+            if recovered.epoch != current.last_epoch:
+                await in_thread(self.lineage.note_epoch, recovered.epoch)
             self._notice(recovered)
             manifest = recovered.manifest
             if manifest is not None and manifest.final:
@@ -387,9 +386,8 @@ class _Run:
             elif manifest is None and await nothing_to_replace_with(plan, current.carried):
                 return "finished", None, dict(current.carried)
             else:
-                kept = partial(state_before, options=self.options, resumed=manifest)
-                facts = (plan, store, current.base_epoch, current.carried)
-                state, told = await in_thread(kept, *facts)
+                facts = (plan, store, current.base_epoch, current.carried, self.options, manifest)
+                state, told = await in_thread(state_before, *facts)
                 self.watch.warn(told)
                 note = self.lineage.note_epoch
                 start = Start(identity, recovered.epoch, manifest, current.carried, note, state)

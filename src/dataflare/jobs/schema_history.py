@@ -74,7 +74,7 @@ def note_schemas(folder: Path, plan: Plan, run_id: str, at_s: float | None = Non
     if has_changed:
         # Names of columns may be texts of the file, which are of a class of their own.
         data = orjson.dumps(msgspec.to_builtins(kept, enc_hook=str), option=orjson.OPT_NON_STR_KEYS)
-        files.write_whole(folder / FILE, data)
+        files.write_whole(folder / FILE, data, name_durable=False)
 
 
 def differences(before: SchemaVersion | None, now: SchemaVersion) -> Iterator[str]:

@@ -428,8 +428,9 @@ class Watch:
         self.status = "running"
         if self.plan is not None:
             attempt.errors.hidden = frozenset(hidden_columns(self.plan)[0])
-            text = str(self.workflow.to_json())
-            self.hidden.own, self.hidden.columns = text.__contains__, attempt.errors.hidden
+            if attempt.errors.hidden:
+                self.hidden.own = str(self.workflow.to_json()).__contains__
+            self.hidden.columns = attempt.errors.hidden
 
     def end_attempt(self) -> None:
         """Its tasks have ended. What they did is remembered."""
