@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace as Fake
 from typing import Any, cast
@@ -94,7 +95,7 @@ def test_an_answer_that_takes_long_holds_up_no_report_and_one_that_fails_is_made
         def failed_beside(what: str, error: Exception) -> None:
             told.append(f"{what}: {error}")
 
-        watch = Fake(report_every_s=0.0, report=report, failed_beside=failed_beside)
+        watch = Fake(report_every_s=0.0, report=report, failed_beside=failed_beside, disk=None)
         task = asyncio.ensure_future(reporting(cast("Watch", watch), answer))
         await ten_later.wait()
         task.cancel()
@@ -186,9 +187,9 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_measured(
     (folder / "open").write_bytes(b"x" * 300)
     scandir = os.scandir
 
-    def refuses(path: Path) -> Any:
-        if path.name == "closed":
-            raise PermissionError(13, "Permission denied", str(path))
+    def refuses(path: str) -> Any:
+        if os.path.basename(path) == "closed":
+            raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
     monkeypatch.setattr(disk_bound.os, "scandir", refuses)
@@ -199,3 +200,60 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_measured(
     assert set(told) == {
         f"'resources.disk' does not count {folder}/closed: it cannot be read: Permission denied"
     }
+
+
+def test_many_files_cost_a_fiftieth_of_the_time_and_a_quick_look_is_always_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, looks, takes = 0.0, 0, 0.01
+
+    def sizes(_: DiskBound) -> dict[str, int]:
+        nonlocal at, looks
+        at, looks = at + takes, looks + 1
+        return {"state": 10}
+
+    monkeypatch.setattr(DiskBound, "_sizes", sizes)
+    disk = DiskBound(bounded(tmp_path, "bad"), [tmp_path], lambda texts: None, lambda: at)
+    for _ in range(5):
+        disk.check()
+    assert (looks, disk.look_in_s()) == (5, 0.0)
+    takes = 3.0
+    disk.check()
+    assert disk.look_in_s() == 150.0
+    for _ in range(149):
+        at += 1.0
+        disk.check()
+    assert looks == 6
+    at += 1.0
+    disk.check()
+    assert looks == 7
+
+
+def test_the_disk_is_looked_at_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on: set[str] = set()
+    sizes = DiskBound._sizes
+
+    def noting(self: DiskBound) -> dict[str, int]:
+        on.add(threading.current_thread().name)
+        return sizes(self)
+
+    monkeypatch.setattr(DiskBound, "_sizes", noting)
+    text = TEXT.replace("parallelism: 1", "parallelism: 1, resources: {disk: 1GiB}")
+    result = run(load_text(text, base=tmp_path), RunOptions(tmp_path / "home"))
+    assert result.status == "finished"
+    assert on
+    assert threading.main_thread().name not in on
+
+
+def test_what_kind_a_file_is_depends_on_its_folder(tmp_path: Path) -> None:
+    home = tmp_path / "state"
+    for place, size in {
+        "current.json": 1, "abcd1234/chunks/c": 10, "abcd1234/redo/out/r": 100, "dead_letters/x": 1_000,
+        "own/deep/y": 10_000, "abcd1234/scratch/redo/s": 100_000,
+    }.items():  # fmt: skip
+        (home / place).parent.mkdir(parents=True, exist_ok=True)
+        (home / place).write_bytes(b"x" * size)
+    disk = DiskBound(bounded(tmp_path, "state/own"), [home], lambda texts: None)
+    assert disk._sizes() == {"state": 100_011, "redo files": 100, "dead letters": 11_000}

@@ -57,7 +57,8 @@ def pause(interval: float, took: float) -> float:
 class Start(Struct, frozen=True):
     """Where an attempt begins. manifest: resumed from, or None; epoch: the last one cut before;
     carried: by source, from the last finished run. note: remembers, durably, that an epoch was
-    published. state: of the steps that go on from the last finished run, where there is no manifest."""
+    published. state: of the steps that go on from the last finished run, where there is no manifest. may_publish:
+    called on a thread before an epoch is published; raises what forbids it."""
 
     identity: Identity
     epoch: int
@@ -65,6 +66,7 @@ class Start(Struct, frozen=True):
     carried: Mapping[str, object]
     note: Callable[[int], None] = lambda epoch: None
     state: Mapping[str, Sequence[OperatorSnapshot]] = {}
+    may_publish: Callable[[], None] = lambda: None
 
 
 class Ending(Struct, frozen=True):
@@ -326,6 +328,7 @@ class Attempt:
             judge=self.metrics.check_errors,
             left_out=self.metrics.left_out,
             note=self.start.note,
+            may_publish=self.start.may_publish,
             published=self.metrics.publish,
             committed=self.metrics.commit,
             followers=await self._followers(sources),

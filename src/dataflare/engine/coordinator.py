@@ -108,7 +108,7 @@ class Coordinator:
     """Of one attempt. Tasks are registered before anything runs. counters: what a manifest says of
     the rows so far; judge: raises when too many of them have failed. left_out: by step, how many
     rows of the run have failed by the end of an epoch. note: remembers,
-    durably, that an epoch was published; published and committed: told of
+    durably, that an epoch was published. may_publish: called before that, on a thread; raises what forbids it; published and committed: told of
     each epoch that is to happen, and that every destination has. followers: by source, told of the
     positions that every destination has. discovering: the sources that find splits while they are read.
 
@@ -130,6 +130,7 @@ class Coordinator:
         judge: Callable[..., None],
         left_out: Callable[[int], Mapping[str, int]] = lambda epoch: {},
         note: Callable[[int], None],
+        may_publish: Callable[[], None] = lambda: None,
         published: Callable[[int], None],
         committed: Callable[[int], None],
         followers: Mapping[str, Follower] = MappingProxyType({}),
@@ -160,7 +161,7 @@ class Coordinator:
         self._opened: set[str] = set()
         self._retain, self._timeout_s = retain, timeout_s
         self._counters, self._judge, self._note = counters, judge, note
-        self._left_out = left_out
+        self._left_out, self._may_publish = left_out, may_publish
         self._published, self._committed, self._followers = published, committed, followers
         self._pending: _Pending | None = None
         self._storing: asyncio.Future[None] | None = None
@@ -386,6 +387,7 @@ class Coordinator:
                 await asyncio.shield(self._storing)
 
     def _store(self, manifest: Manifest) -> None:
+        self._may_publish()
         self.store.publish(manifest)
         self._note(manifest.epoch)
 

@@ -389,8 +389,8 @@ class _Run:
                 facts = (plan, store, current.base_epoch, current.carried, self.options, manifest)
                 state, told = await in_thread(state_before, *facts)
                 self.watch.warn(told)
-                note = self.lineage.note_epoch
-                start = Start(identity, recovered.epoch, manifest, current.carried, note, state)
+                rest = (current.carried, self.lineage.note_epoch, state, self.watch.check_disk)
+                start = Start(identity, recovered.epoch, manifest, *rest)
                 ending = await self._run_tasks(plan, start, store, committers)
             if ending.finished:
                 for name, committer in committers.items():

@@ -38,6 +38,7 @@ from dataflare.observability.view import ErrorView, RunView, StepView
 from dataflare.planner import Plan
 from dataflare.sdk.in_flight import InFlight
 from dataflare.sdk.runtime import Runtime
+from dataflare.sdk.threads import in_thread
 from dataflare.security.hidden import HiddenValues
 from dataflare.security.redact import Redactor
 
@@ -186,7 +187,6 @@ class Watch:
         self.guarded("the log of checkpoints", self._log_checkpoints)
         self.guarded("what steps warn of", self._tell_warnings)
         self._tell_listener()
-        self.guarded("the look at the disk", self._look_at_disk)
         self.guarded("what is degraded", self._tell_degraded)
         self.guarded("the look at keys", self._hot_keys.look)
         self.guarded("what is said of the memory", self._tell_memory)
@@ -255,11 +255,20 @@ class Watch:
         elif told is None and before is not None:
             self.say("memory: all tasks may go on at once again", event="memory_recovered")
 
-    def _look_at_disk(self) -> None:
-        error = self.disk.exceeded() if self.disk is not None else None
-        coordinator = self.attempt.coordinator if self.attempt is not None else None
-        if error is not None and coordinator is not None:
-            coordinator.fail(Fail("disk", error))
+    def check_disk(self) -> None:
+        """Raise RunError (E0616) where the run has more on disk than it may. Blocking."""
+        if self.disk is not None:
+            self.disk.check()
+
+    async def look_at_disk(self) -> None:
+        """End the attempt where the run has more on disk than it may."""
+        assert self.disk is not None
+        try:
+            await in_thread(self.disk.check)
+        except RunError as error:
+            coordinator = self.attempt.coordinator if self.attempt is not None else None
+            if coordinator is not None:
+                coordinator.fail(Fail("disk", error))
 
     def ended(self, status: str, error: DataFlareError | None) -> None:
         """Write into the log how the run ended."""
@@ -421,7 +430,6 @@ class Watch:
         self.plan, self.recorder.folder = plan, folders[0]
         self._context = contextvars.copy_context()
         self.disk = DiskBound(self.workflow, folders, self.warn)
-        self.metrics.judges.append(self.disk.check)
 
     def begin_attempt(self, attempt: Attempt) -> None:
         """Its rows are read from now on."""
