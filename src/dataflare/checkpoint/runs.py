@@ -27,6 +27,7 @@ from msgspec.structs import asdict, replace
 from dataflare.checkpoint import files, lock
 from dataflare.errors import CheckpointError, DataFlareError
 from dataflare.model.new_fields import Columns
+from dataflare.model.run_status import RecordedStatus
 from dataflare.security.redact import redact_all
 
 KEEP_RUNS = 500
@@ -53,7 +54,7 @@ class RunFailure(Struct, frozen=True):
 
 
 class RunRecord(Struct, frozen=True):
-    """One run. status: running, finished, failed, stopped or killed (it died without recording its end).
+    """One run. status: see `model.run_status`.
 
     file: the workflow's file; times: RFC 3339, UTC. resumed_from: an epoch, or None for a run from
     the beginning. counts, settings, fingerprints: by step or name. carried: by source, the value that
@@ -66,7 +67,7 @@ class RunRecord(Struct, frozen=True):
     attempt: int
     started_at: str
     file: str | None = None
-    status: str = "running"
+    status: RecordedStatus = "running"
     ended_at: str | None = None
     resumed_from: int | None = None
     counts: Mapping[str, Any] = field(default_factory=dict)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from dataflare.cli import common
 from dataflare.errors import Blame, RunError, SystemError_
+from dataflare.model.run_status import UnknownStatus
 
 if TYPE_CHECKING:
     from dataflare.observability.view import RunView
 
 NOT_RUNNING = "E0814"
-OTHER = "of another version of DataFlare"
-SILENT = "does not answer"
+OTHER: UnknownStatus = "of another version of DataFlare"
+SILENT: UnknownStatus = "does not answer"
 """The status of a run whose process does not answer."""
 _PATIENCE_S = 6.0
 

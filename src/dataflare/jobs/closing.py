@@ -15,6 +15,7 @@ from dataflare.errors import DataFlareError, from_here
 from dataflare.jobs.result import RunResult
 from dataflare.observability.bottleneck import bottleneck
 from dataflare.observability.view import RunView
+from dataflare.model.run_status import EndStatus, recorded
 from dataflare.planner import Plan
 from dataflare.planner.facts import dead_letters
 from dataflare.planner.graph import SourceNode
@@ -139,10 +140,9 @@ def _became(metric: StepMetrics, letters_at: str | None) -> str:
 
 def ended(record: RunRecord, result: RunResult, carried: Mapping[str, Any] | None) -> RunRecord:
     """The record of a run that has ended. carried: by source, the value that the next run starts from."""
-    status = result.status
     return replace(
         record,
-        status="stopped" if status in ("interrupted", "unread") else status,
+        status=recorded(result.status),
         ended_at=utc_text(time.time()),
         resumed_from=result.resumed_from,
         counts=result.steps,
@@ -222,7 +222,7 @@ def who_is_slow(view: RunView) -> tuple[dict[str, dict[str, float]], str | None]
 
 def result_of(
     watch: Watch,
-    status: str,
+    status: EndStatus,
     error: DataFlareError | None,
     resumed_from: int | None,
     published: Mapping[str, Mapping[str, Any]],

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from dataflare.model.run_status import Status
 from dataflare.model.types import Schema
 from dataflare.operators.lookup import Lookup
 from dataflare.planner.column_lineage import Column, column_lineage
@@ -38,7 +39,7 @@ _FACETS = {
 }
 """By facet, the version of its schema."""
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_ENDS = {"finished": "COMPLETE", "failed": "FAIL"}
+_ENDS: dict[Status, str] = {"finished": "COMPLETE", "failed": "FAIL"}
 
 Event = dict[str, Any]
 
@@ -57,7 +58,7 @@ class RunEvents:
     def running(self, view: RunView) -> Event:
         return self._event("RUNNING", view.at, self._inputs(view), self._outputs(view))
 
-    def ended(self, view: RunView, status: str, error: DataFlareError | None) -> Event:
+    def ended(self, view: RunView, status: Status, error: DataFlareError | None) -> Event:
         """A run that finished is complete, one that was stopped is aborted. Only the counts of a run that failed are left
         out: a part of its rows is not committed."""
         counted = view if status != "failed" else None

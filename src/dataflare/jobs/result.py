@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from dataflare.errors import DataFlareError
+from dataflare.model.run_status import EndStatus, recorded
 
 UNREAD_STATUS = 141
 """What a shell reports for a program ended by SIGPIPE."""
@@ -25,7 +26,7 @@ class RunResult(Struct, frozen=True):
 
     workflow: str
     run_id: str
-    status: str
+    status: EndStatus
     resumed_from: int | None
     duration_s: float
     steps: Mapping[str, Mapping[str, Any]]
@@ -54,7 +55,7 @@ class RunResult(Struct, frozen=True):
         return {
             "workflow": self.workflow,
             "run_id": self.run_id,
-            "status": "stopped" if self.status in ("interrupted", "unread") else self.status,
+            "status": recorded(self.status),
             "resumed_from": self.resumed_from,
             "duration_s": round(self.duration_s, 3),
             "steps": {name: dict(counts) for name, counts in self.steps.items()},

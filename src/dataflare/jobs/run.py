@@ -63,6 +63,7 @@ from dataflare.jobs.unread import unread
 from dataflare.jobs.watching import Watch
 from dataflare.model.new_fields import Columns, FieldsAppeared
 from dataflare.model.new_tables import TablesAppeared
+from dataflare.model.run_status import EndStatus
 from dataflare.planner import Plan, plan_async
 from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committer
@@ -255,7 +256,7 @@ class _Run:
 
     async def _attempts(
         self, plan: Plan, resume: bool
-    ) -> tuple[str, DataFlareError | None, dict[str, Any] | None]:
+    ) -> tuple[EndStatus, DataFlareError | None, dict[str, Any] | None]:
         """Run attempts until one is the last. Returns status, error and the values that sources carry."""
         restarts, replans = Restarts(self.workflow.settings.restart), 0
         for_s, loop = self.options.for_s, asyncio.get_running_loop()
@@ -347,7 +348,7 @@ class _Run:
             self.watch.warn([line])
         return now
 
-    def _cut_short(self, error: DataFlareError) -> tuple[str, DataFlareError | None, None]:
+    def _cut_short(self, error: DataFlareError) -> tuple[EndStatus, DataFlareError | None, None]:
         """How a run ends that was stopped and could take no last checkpoint."""
         if self.interrupted:
             self.watch.no_last_checkpoint(error)
@@ -362,7 +363,7 @@ class _Run:
 
     async def _attempt(
         self, plan: Plan, resume: bool
-    ) -> tuple[str, DataFlareError | None, dict[str, Any] | None]:
+    ) -> tuple[EndStatus, DataFlareError | None, dict[str, Any] | None]:
         committers, identity = await self._open(plan)
         try:
             if not self.has_met:
@@ -478,11 +479,11 @@ class _Run:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def _result(self, status: str, error: DataFlareError | None) -> RunResult:
+    def _result(self, status: EndStatus, error: DataFlareError | None) -> RunResult:
         facts = self.resumed_from, self.published, self.notes, self.letters_at
         return result_of(self.watch, status, error, *facts)
 
-    def _stopped_by(self) -> str:
+    def _stopped_by(self) -> EndStatus:
         """The status of a run that was stopped."""
         return "interrupted" if self.interrupted else "unread" if self.unread else "stopped"
 

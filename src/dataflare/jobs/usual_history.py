@@ -74,5 +74,5 @@ def _view(record: RunRecord, kinds: dict[str, str]) -> RunView:
         for name, counts in record.counts.items()
         if name in kinds
     }
-    run = (record.workflow, record.run_id, "finished", ended, started, ended - started)
-    return RunView(*run, this_process(), steps=steps)
+    names, times = (record.workflow, record.run_id), (ended, started, ended - started)
+    return RunView(*names, "finished", *times, this_process(), steps=steps)

@@ -31,6 +31,7 @@ from dataflare.jobs.progress import Reporter
 from dataflare.jobs.rates import paces_of
 from dataflare.jobs.recording import Recorder, hidden_columns
 from dataflare.jobs.tapping import tap_of
+from dataflare.model.run_status import LIVING, EndStatus, Status
 from dataflare.observability.alerts import Alerts, Event
 from dataflare.observability.logs import RunLogger
 from dataflare.observability.resources import this_process
@@ -61,7 +62,7 @@ class Watch:
         self, workflow: Workflow, run_id: str, options: RunOptions, interrupt: Callable[[], None]
     ) -> None:
         self.run_id, self.interrupt = run_id, interrupt
-        self.status = "starting"
+        self.status: Status = "starting"
         self.started_at, self._started = time.time(), time.monotonic()
         self.warnings = KeptWarnings()
         self.calls = Calls(self)
@@ -117,7 +118,7 @@ class Watch:
     @property
     def has_ended(self) -> bool:
         """Whether no attempt follows."""
-        return self.status not in ("starting", "running", "restarting")
+        return self.status not in LIVING
 
     @property
     def elapsed_s(self) -> float:
@@ -270,7 +271,7 @@ class Watch:
             if coordinator is not None:
                 coordinator.fail(Fail("disk", error))
 
-    def ended(self, status: str, error: DataFlareError | None) -> None:
+    def ended(self, status: EndStatus, error: DataFlareError | None) -> None:
         """Write into the log how the run ended."""
         self.status, self.error = status, error
         # A destination says by this code that its system refuses a row.

@@ -13,10 +13,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from dataflare.model.run_status import LIVING, Status
 from dataflare.observability.times import Histogram, RuleCount, Spent
-
-GOES_ON = ("starting", "running", "restarting")
-"""The statuses of a run that has not ended."""
 
 
 class StepView(Struct):
@@ -138,14 +136,14 @@ class ErrorView(Struct):
 
 
 class RunView(Struct):
-    """status: starting, running or restarting; at the end that of its `RunResult`. at and started: seconds since 1970. restarts:
+    """status: see `model.run_status`. at and started: seconds since 1970. restarts:
     attempts after the first one. bounded: whether its input has an end. message: the last notice. is_resumed: it goes on where
     an earlier run ended, and counts its own rows. memory_short: why fewer tasks than all go on at once; memory_share: of them, how
     many may."""
 
     workflow: str
     run_id: str
-    status: str
+    status: Status
     at: float
     started: float
     elapsed_s: float
@@ -167,7 +165,7 @@ class RunView(Struct):
 
     @property
     def has_ended(self) -> bool:
-        return self.status not in GOES_ON
+        return self.status not in LIVING
 
     def lag_s(self, step: str) -> float | None:
         """How far the event time of a step is behind the clock, seconds; None if it has none."""

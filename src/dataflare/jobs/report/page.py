@@ -13,10 +13,11 @@ from dataflare.jobs.report import charts
 from dataflare.jobs.report.facts import VALUES_HIDDEN, Failed, Point, Report
 from dataflare.jobs.report.style import style_sheet
 from dataflare.model import human
+from dataflare.model.run_status import RecordedStatus, Status
 from dataflare.observability.times import Histogram
 from dataflare.planner.render import svg
 
-_STATUS = {
+_STATUS: dict[Status | RecordedStatus, str] = {
     "finished": "good",
     "running": "note",
     "restarting": "warn",
