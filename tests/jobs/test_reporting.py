@@ -95,7 +95,12 @@ def test_an_answer_that_takes_long_holds_up_no_report_and_one_that_fails_is_made
         def failed_beside(what: str, error: Exception) -> None:
             told.append(f"{what}: {error}")
 
-        watch = Fake(report_every_s=0.0, report=report, failed_beside=failed_beside, disk=None)
+        watch = Fake(
+            report_every_s=0.0,
+            report=report,
+            failed_beside=failed_beside,
+            disk=Fake(is_bound=False),
+        )
         task = asyncio.ensure_future(reporting(cast("Watch", watch), answer))
         await ten_later.wait()
         task.cancel()

@@ -10,18 +10,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from dataflare.sdk.threads import completed
+from dataflare.engine.messages import Fail
+from dataflare.errors import RunError
+from dataflare.sdk.threads import completed, in_thread
 
 if TYPE_CHECKING:
-    from dataflare.jobs.disk_bound import DiskBound
     from dataflare.jobs.watching import Watch
 
 
 async def reporting(watch: Watch, answer: Callable[[], Awaitable[None]]) -> None:
     """Report until it is cancelled. answer: called as often, for those who ask for something."""
     beside = [asyncio.ensure_future(_answering(watch, answer))]
-    if watch.disk is not None and watch.disk.is_bound:
-        beside.append(asyncio.ensure_future(_measuring(watch, watch.disk)))
+    if watch.disk.is_bound:
+        beside.append(asyncio.ensure_future(_measuring(watch)))
     try:
         while True:
             await asyncio.sleep(watch.report_every_s)
@@ -32,11 +33,15 @@ async def reporting(watch: Watch, answer: Callable[[], Awaitable[None]]) -> None
         await completed(asyncio.gather(*beside, return_exceptions=True))
 
 
-async def _measuring(watch: Watch, disk: DiskBound) -> None:
+async def _measuring(watch: Watch) -> None:
+    """End the attempt where the run has more on disk than it may."""
     while True:
-        await asyncio.sleep(max(watch.report_every_s, disk.look_in_s()))
+        await asyncio.sleep(max(watch.report_every_s, watch.disk.look_in_s()))
         try:
-            await watch.look_at_disk()
+            await in_thread(watch.disk.check)
+        except RunError as error:
+            if watch.attempt is not None and watch.attempt.coordinator is not None:
+                watch.attempt.coordinator.fail(Fail("disk", error))
         except Exception as error:
             watch.failed_beside("the look at the disk", error)
 

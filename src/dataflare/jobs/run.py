@@ -390,7 +390,7 @@ class _Run:
                 facts = (plan, store, current.base_epoch, current.carried, self.options, manifest)
                 state, told = await in_thread(state_before, *facts)
                 self.watch.warn(told)
-                rest = (current.carried, self.lineage.note_epoch, state, self.watch.check_disk)
+                rest = (current.carried, self.lineage.note_epoch, state, self.watch.disk.check)
                 start = Start(identity, recovered.epoch, manifest, *rest)
                 ending = await self._run_tasks(plan, start, store, committers)
             if ending.finished:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dataflare.engine.attempt import Attempt
-from dataflare.engine.messages import Fail
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.sampling import Sampling
 from dataflare.engine.taps import Tap
@@ -39,7 +38,6 @@ from dataflare.observability.view import ErrorView, RunView, StepView
 from dataflare.planner import Plan
 from dataflare.sdk.in_flight import InFlight
 from dataflare.sdk.runtime import Runtime
-from dataflare.sdk.threads import in_thread
 from dataflare.security.hidden import HiddenValues
 from dataflare.security.redact import Redactor
 
@@ -90,7 +88,7 @@ class Watch:
         self.metrics: JobMetrics = metrics_of(workflow)
         if any(rule.fails for rule in workflow.alerts):
             self.metrics.judges.append(self._judge_shares)
-        self.disk: DiskBound | None = None
+        self.disk = DiskBound(workflow, (), self.warn)
         self._degraded: dict[str, str] = {}
         self._hot_keys = HotKeys(self)
         self._memory_short: str | None = None
@@ -107,8 +105,7 @@ class Watch:
         self.metrics.add_steps(metrics_of(workflow))
         self.paces = paces_of(workflow, self.paces)
         self.calls.grow(workflow)
-        if self.disk is not None:
-            self.disk.use(workflow)
+        self.disk.use(workflow)
 
     @property
     def may_run_code(self) -> bool:
@@ -255,21 +252,6 @@ class Watch:
             self.say(told, level="warning", event="memory_short")
         elif told is None and before is not None:
             self.say("memory: all tasks may go on at once again", event="memory_recovered")
-
-    def check_disk(self) -> None:
-        """Raise RunError (E0616) where the run has more on disk than it may. Blocking."""
-        if self.disk is not None:
-            self.disk.check()
-
-    async def look_at_disk(self) -> None:
-        """End the attempt where the run has more on disk than it may."""
-        assert self.disk is not None
-        try:
-            await in_thread(self.disk.check)
-        except RunError as error:
-            coordinator = self.attempt.coordinator if self.attempt is not None else None
-            if coordinator is not None:
-                coordinator.fail(Fail("disk", error))
 
     def ended(self, status: EndStatus, error: DataFlareError | None) -> None:
         """Write into the log how the run ended."""
