@@ -27,7 +27,8 @@ from servers.web import Answer, Asked, http_server
 from dataflare.errors import DataFlareError, Retry, SystemError_
 from dataflare.observability.alerts import Event, Rule
 from dataflare.observability.conditions import parse_condition
-from dataflare.observability.notifiers import KINDS, Notice, Notifier, check_allowed, secrets_of
+from dataflare.observability.notifiers import KINDS, Notice, Notifier, check_allowed
+from dataflare.observability.own_notifiers import secrets_of
 from dataflare.observability.tries import Try
 
 RULE = Rule("behind", parse_condition("lag > 5m for 2m"), severity="page")

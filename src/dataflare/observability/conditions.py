@@ -20,10 +20,11 @@ from msgspec import Struct
 from dataflare.errors import did_you_mean
 from dataflare.model.units import parse_duration, parse_size
 from dataflare.observability.measures import (
-    MEASURES,
     WINDOW_S,
     Measure,
     counted_once,
+    measure_names,
+    measure_of,
     of_step,
     of_whole_run,
     shown,
@@ -69,7 +70,9 @@ class Condition(Struct, frozen=True):
 
     @property
     def measure(self) -> Measure:
-        return MEASURES[self.measure_name]
+        found = measure_of(self.measure_name)
+        assert found is not None
+        return found
 
     def holds(self, value: float) -> bool:
         return _OPERATORS[self.operator](value, self.limit)
@@ -114,10 +117,11 @@ def parse_condition(text: str) -> Condition:
     if found is None:
         raise ValueError(f"expected {EXPECTED}")
     name = found["measure"]
-    measure = MEASURES.get(name)
+    measure = measure_of(name)
     if measure is None:
-        near = did_you_mean(name, MEASURES)
-        known = near or f"one of: {', '.join(MEASURES)}"
+        names = measure_names()
+        near = did_you_mean(name, names)
+        known = near or f"one of: {', '.join(names)}"
         raise ValueError(f"there is no measure '{name}'; {known}")
     window_s = None
     if found["window"] is not None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from dataflare.observability.times import Histogram, RuleCount, Spent
 from dataflare.observability.view import RunView, StageView, StepView
+from dataflare.sdk import registry
+from dataflare.sdk.measure import OwnMeasure
 
 Raw = Any
 """A number that grows, a value of now, `Spent`, or a `Histogram`."""
@@ -260,6 +263,39 @@ def _all() -> Iterator[Measure]:
 
 
 MEASURES = {measure.name: measure for measure in _all()}
+
+
+def measure_names() -> list[str]:
+    """All that there are, those of plugins last."""
+    return [*MEASURES, *(name for name in registry.measure_types() if name not in MEASURES)]
+
+
+def measure_of(name: str) -> Measure | None:
+    """The measure of a name; None for one that there is not. Raises ConfigError (E0402, E0418) for a plugin that cannot be
+    loaded."""
+    if name in MEASURES:
+        return MEASURES[name]
+    own = registry.measure(name)
+    return None if own is None else _of_plugin(name, own)
+
+
+@cache
+def _of_plugin(name: str, own: type[OwnMeasure]) -> Measure:
+    reader = own()
+
+    def read(run: RunView) -> Mapping[str, Raw]:
+        values = reader.read(run.to_json())
+        return {str(step): float(value) for step, value in values.items()}
+
+    return Measure(
+        name,
+        own.unit,
+        own.help,
+        read,
+        grows=own.grows,
+        is_total=own.is_total,
+        words=own.words or own.help,
+    )
 
 
 def of_step(run: RunView, read: Mapping[str, Raw], step: str | None) -> Mapping[str, Raw]:

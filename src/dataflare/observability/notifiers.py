@@ -317,18 +317,6 @@ KINDS: dict[str, type[Notifier]] = {
 }
 
 
-def secrets_of(notifiers: object) -> list[str]:
-    """The texts of a workflow's `notifiers` that are secret though their names do not say so."""
-    found = []
-    if isinstance(notifiers, Mapping):
-        for options in notifiers.values():
-            kind = KINDS.get(str(options.get("type"))) if isinstance(options, Mapping) else None
-            for name in kind.secret_options if kind is not None else ():
-                if isinstance(text := options.get(name), str) and text:
-                    found.append(text)
-    return found
-
-
 def check_allowed(notifier: Notifier, name: str, *, python: bool) -> None:
     """python: whether workflows may run code of their own here. Raises ConfigError (E0410)."""
     if isinstance(notifier, Command) and not python:

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from dataflare.errors import ConfigError, did_you_mean
 from dataflare.sdk.destination import DestinationConnector
 from dataflare.sdk.lookup import LookupConnector
+from dataflare.sdk.measure import OwnMeasure
+from dataflare.sdk.notifier import NotifierConnector
 from dataflare.sdk.processor import Processor
 from dataflare.sdk.source import SourceConnector
 
@@ -115,6 +117,8 @@ _SOURCE_GROUP = "dataflare.sources"
 _DESTINATION_GROUP = "dataflare.destinations"
 _LOOKUP_GROUP = "dataflare.lookups"
 _PROCESSOR_GROUP = "dataflare.processors"
+_NOTIFIER_GROUP = "dataflare.notifiers"
+_MEASURE_GROUP = "dataflare.measures"
 _Extension = TypeVar("_Extension")
 _registered: dict[tuple[str, str], type[Any]] = {}
 
@@ -176,16 +180,49 @@ def processor(type_: str) -> type[Processor] | None:
     return found
 
 
+def notifier_types() -> list[str]:
+    """All notifiers of plugins, sorted; those registered in this process too."""
+    return _of_plugins("notifier", _NOTIFIER_GROUP)
+
+
+def notifier(type_: str) -> type[NotifierConnector] | None:
+    """The class of a plugin's notifier, None where it is unknown. Raises ConfigError (E0402, E0418)."""
+    if type_ not in notifier_types():
+        return None
+    found: type[NotifierConnector] = _find("notifier", type_, {}, _NOTIFIER_GROUP, notifier_types)
+    return found
+
+
+def measure_types() -> list[str]:
+    """All measures of plugins, sorted; those registered in this process too."""
+    return _of_plugins("measure", _MEASURE_GROUP)
+
+
+def measure(type_: str) -> type[OwnMeasure] | None:
+    """The class of a plugin's measure, None where it is unknown. Raises ConfigError (E0402, E0418)."""
+    if type_ not in measure_types():
+        return None
+    found: type[OwnMeasure] = _find("measure", type_, {}, _MEASURE_GROUP, measure_types)
+    return found
+
+
+def _of_plugins(kind: str, group: str) -> list[str]:
+    registered = {type_ for of, type_ in _registered if of == kind}
+    return sorted({*_entry_points(group), *registered})
+
+
 _KINDS: dict[type[Any], str] = {
     SourceConnector: "source",
     DestinationConnector: "destination",
     LookupConnector: "lookup",
     Processor: "processor",
+    NotifierConnector: "notifier",
+    OwnMeasure: "measure",
 }
 
 
 def register(extension: type[_Extension]) -> type[_Extension]:
-    """Make a user's connector, lookup or processor class known in this process by its `type`, an
+    """Make a user's connector, lookup, processor, notifier or measure class known in this process by its `type`, an
     aggregate by the name in its signature. Usable as a decorator. Raises ConfigError (E0418) for a class
     that is not one of these, or only half of one."""
     from dataflare.expr.own import Aggregate, register_aggregate
@@ -198,11 +235,12 @@ def register(extension: type[_Extension]) -> type[_Extension]:
     kind = next((k for base, k in _KINDS.items() if issubclass(extension, base)), None)
     if kind is None:
         raise ConfigError(
-            f"{name} is not a connector, lookup, processor or aggregate",
+            f"{name} is not a connector, lookup, processor, notifier, measure or aggregate",
             code="E0418",
             help=f"derive it from {', '.join(base.__name__ for base in bases)}",
         )
-    lacking = [n for n in ("type", "Config") if not hasattr(extension, n)]
+    needed = ("type", "help") if kind == "measure" else ("type", "Config")
+    lacking = [n for n in needed if not hasattr(extension, n)]
     lacking += sorted(getattr(extension, "__abstractmethods__", ()))
     if lacking:
         raise ConfigError(
@@ -215,8 +253,8 @@ def register(extension: type[_Extension]) -> type[_Extension]:
 
 
 def is_registered(kind: str, type_: str) -> bool:
-    """Whether `register` made a class known in this process. kind: source, destination, lookup or
-    processor."""
+    """Whether `register` made a class known in this process. kind: source, destination, lookup, processor, notifier or
+    measure."""
     return (kind, type_) in _registered
 
 

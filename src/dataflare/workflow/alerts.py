@@ -7,11 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from dataflare.errors import Spot, WorkflowError, did_you_mean
+from dataflare.errors import DataFlareError, Spot, WorkflowError, did_you_mean
 from dataflare.model.units import Duration
 from dataflare.observability.alerts import Rule
 from dataflare.observability.conditions import Condition, parse_condition
-from dataflare.observability.notifiers import KINDS, Notifier
+from dataflare.observability.notifiers import Notifier
+from dataflare.observability.own_notifiers import notifier_kind, notifier_types
 from dataflare.workflow.bind import WORKFLOW, validated
 from dataflare.workflow.form import Form, short
 from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved, key_spot_of, spot_of
@@ -125,12 +126,17 @@ class AlertReader(Form):
         return found
 
     def _kind(self, options: SpotMap, owner: str, spot: Spot | None) -> type[Notifier] | None:
-        known = ", ".join(KINDS)
+        types = notifier_types()
+        known = ", ".join(types)
         if "type" not in options:
             self.missing("type", owner, spot, f"one of: {known}")
             return None
         value = options["type"]
-        kind = KINDS.get(value) if isinstance(value, str) else None
+        try:
+            kind = notifier_kind(value) if isinstance(value, str) else None
+        except DataFlareError as error:
+            self.errors.append(error.at(spot=spot_of(options, "type")))
+            return None
         if kind is None and not isinstance(value, Unresolved):
             self.errors.append(
                 WorkflowError(
@@ -138,7 +144,7 @@ class AlertReader(Form):
                     code="E0105",
                     spot=spot_of(options, "type"),
                     notes=[f"expected: one of {known}"],
-                    help=did_you_mean(str(value), KINDS),
+                    help=did_you_mean(str(value), types),
                 )
             )
         return kind

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dataflare.model.units import BYTE_RATE_PATTERN, RATE_PATTERN
-from dataflare.observability.notifiers import KINDS
+from dataflare.observability.own_notifiers import notifier_types
 from dataflare.resilience.policy import RetryPolicy
 from dataflare.sdk.streams import PLACES
 from dataflare.workflow.alerts import AlertRule
@@ -43,8 +43,9 @@ def json_schema(
     defs: Json = {"variable": _variable(), "inputs": _inputs()}
     for model in (Settings, ErrorHandling, EventTime, RateLimit, RetryPolicy, AlertRule):
         defs[model.__name__] = _model(model, model.__name__, defs)
-    for kind, notifier in KINDS.items():
-        defs[f"notifier.{kind}"] = _model(notifier, f"notifier.{kind}", defs)
+    for kind in notifier_types():
+        if (notifier := notifier_kind(kind)) is not None:
+            defs[f"notifier.{kind}"] = _model(notifier, f"notifier.{kind}", defs)
     defs["source"] = _step(
         "source",
         "Where rows come from.",
@@ -145,14 +146,14 @@ def _environment() -> Json:
 def _notifier() -> Json:
     return {
         "type": "object",
-        "properties": {"type": {"enum": sorted(KINDS)}},
+        "properties": {"type": {"enum": sorted(notifier_types())}},
         "required": ["type"],
         "allOf": [
             {
                 "if": {"properties": {"type": {"const": kind}}, "required": ["type"]},
                 "then": {"$ref": f"#/$defs/notifier.{kind}"},
             }
-            for kind in KINDS
+            for kind in notifier_types()
         ],
     }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dataflare.errors import DataFlareError, raise_all
-from dataflare.observability.notifiers import secrets_of
+from dataflare.observability.own_notifiers import secrets_of
 from dataflare.security.literals import literal_secrets
 from dataflare.security.redact import remember_secret
 from dataflare.security.secrets import SecretProvider, default_secrets
