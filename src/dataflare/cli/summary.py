@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataflare.cli import common, human, terminal
 from dataflare.formats.visible import visible
-from dataflare.model.run_status import EndStatus
+from dataflare.model.run_status import ResultStatus
 
 if TYPE_CHECKING:
     from dataflare.jobs import RunResult
@@ -24,7 +24,7 @@ _NAMED_MAX = 3
 _SLOW_S = 2.0
 """Of a run that takes less, the slowest step is not named."""
 _LINES_MAX = 40
-_ENDINGS: dict[EndStatus, str] = {
+_ENDINGS: dict[ResultStatus, str] = {
     "finished": "finished in {}",
     "failed": "failed after {}",
     "stopped": "stopped after {}",

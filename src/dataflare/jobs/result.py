@@ -8,15 +8,14 @@ from typing import Any
 from msgspec import Struct, field
 
 from dataflare.errors import DataFlareError
-from dataflare.model.run_status import EndStatus, recorded
+from dataflare.model.run_status import ResultStatus, recorded
 
 UNREAD_STATUS = 141
 """What a shell reports for a program ended by SIGPIPE."""
 
 
 class RunResult(Struct, frozen=True):
-    """status: finished, failed, stopped (by `--for`), interrupted (by a signal) or unread (the reader of
-    standard output is gone); running, of a job that goes on without its command.
+    """status: see `model.run_status`.
 
     steps: counts by step, of this process. published: by destination, facts about what it has and where.
     notes: facts for the user that are not warnings, such as '3 files were read by earlier runs'. times: by stage, named
@@ -26,7 +25,7 @@ class RunResult(Struct, frozen=True):
 
     workflow: str
     run_id: str
-    status: EndStatus
+    status: ResultStatus
     resumed_from: int | None
     duration_s: float
     steps: Mapping[str, Mapping[str, Any]]

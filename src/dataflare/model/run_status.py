@@ -17,6 +17,8 @@ from typing import Literal
 
 LivingStatus = Literal["starting", "running", "restarting"]
 EndStatus = Literal["finished", "failed", "stopped", "interrupted", "unread"]
+ResultStatus = EndStatus | Literal["running"]
+"""Also of a run that goes on without its command."""
 UnknownStatus = Literal["does not answer", "of another version of DataFlare"]
 """Of a run that lives, and does not say more."""
 Status = LivingStatus | EndStatus | UnknownStatus
@@ -25,6 +27,6 @@ RecordedStatus = Literal["running", "finished", "failed", "stopped", "killed"]
 LIVING: tuple[LivingStatus, ...] = ("starting", "running", "restarting")
 
 
-def recorded(status: EndStatus) -> RecordedStatus:
+def recorded(status: ResultStatus) -> RecordedStatus:
     """As the history of runs and JSON have it. Who stopped a run matters only while it is told."""
     return "stopped" if status == "interrupted" or status == "unread" else status

@@ -20,7 +20,7 @@ from dataflare.errors import CheckpointError, DataFlareError, Retry
 from dataflare.jobs.backfill.shards import Kind, Shard, as_parameter
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.run import run
-from dataflare.model.run_status import EndStatus
+from dataflare.model.run_status import ResultStatus
 from dataflare.sdk.context import Policy
 from dataflare.workflow.load import load, load_text
 from dataflare.workflow.model import InputRef, Workflow
@@ -84,7 +84,7 @@ class ShardResult(Struct, frozen=True):
     """rows_in: that its sources gave; rows_out: that its destinations took, of this process. error: why it failed; is_final:
     trying again cannot help. status: of the run."""
 
-    status: EndStatus
+    status: ResultStatus
     rows_in: int = 0
     rows_out: int = 0
     dead_letters: int = 0
