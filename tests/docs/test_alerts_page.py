@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from dataflare.errors import ConfigError, ManyErrors, SystemError_
+from dataflare.errors import ConfigError, SystemError_, WorkflowError
 from dataflare.jobs import RunOptions, run
 from dataflare.observability.alerts import Event, Rule
 from dataflare.observability.conditions import parse_condition
@@ -25,7 +25,6 @@ from dataflare.sdk.notifier import NotifierConnector
 from dataflare.sdk.registry import register
 from dataflare.workflow import load_text
 from dataflare.workflow.jsonschema import json_schema
-
 
 PAGE = Path(__file__).parents[2] / "docs/extend/alerts.md"
 FLOW = """\
@@ -82,9 +81,8 @@ def test_they_are_known_by_name_and_their_options_are_checked(board: ModuleType)
     found = measure_of("rows_lost")
     assert found is not None
     assert (found.unit, found.grows) == ("share", False)
-    with pytest.raises(ManyErrors) as raised:
-        load_text(FLOW + "notifiers: {wall: {type: board, fil: x}}\n")
-    assert any("'fil'" in str(each) for each in raised.value.errors)
+    with pytest.raises(WorkflowError, match="unknown key 'fil' in the notifier 'wall'"):
+        load_text(FLOW + "notifiers: {wall: {type: board, file: b, fil: x}}\n")
     with pytest.raises(ValueError, match="did you mean 'rows_lost'"):
         parse_condition("rows_los > 30%")
     assert "notifier.board" in json_schema({}, {}, {})["$defs"]
@@ -123,7 +121,7 @@ def test_one_that_hangs_is_not_waited_for(board: ModuleType) -> None:
     notice = Notice(Event("firing", rule, "many", "", 2.0, 0.0, 0.0), "flow", "run", "here")
     try:
         with pytest.raises(SystemError_, match=r"did not answer within 0\.05 s"):
-            kind.model_validate({"type": "hangs", "timeout": 0.05}).send(notice, Path())
+            kind.model_validate({"type": "hangs", "timeout": "50ms"}).send(notice, Path())
         assert is_called.is_set()
     finally:
         go_on.set()

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dataflare.model.units import BYTE_RATE_PATTERN, RATE_PATTERN
-from dataflare.observability.own_notifiers import notifier_types
+from dataflare.observability.own_notifiers import notifier_kind, notifier_types
 from dataflare.resilience.policy import RetryPolicy
 from dataflare.sdk.streams import PLACES
 from dataflare.workflow.alerts import AlertRule
