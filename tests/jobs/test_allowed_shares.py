@@ -30,6 +30,19 @@ def done(folder: Path, allowed: str, on_fail: str, nulls: int) -> RunResult:
     return run(load_text(text, base=folder), RunOptions(folder / "home", accept_changes=True))
 
 
+def accepted(folder: Path, nulls: int, *, is_bad: bool = False) -> RunResult:
+    text = FLOW.replace("ALLOWED", "usual").replace("FAIL", "fail").replace("NULLS", str(nulls))
+    if is_bad:
+        text = text.replace("THEN 'a' END\"", 'THEN \'a\' END", bad: "100 % (n - 999)"')
+    options = RunOptions(folder / "home", accept_changes=True, accept_usual=True)
+    return run(load_text(text, base=folder), options)
+
+
+def usual(folder: Path) -> list[float]:
+    (seen,) = json.loads((folder / "home" / "nulls" / "usual.json").read_bytes()).values()
+    return [each[1] for each in seen]
+
+
 def rows(folder: Path) -> int:
     file = folder / "out.ndjson"
     return len(file.read_text().splitlines()) if file.exists() else 0
@@ -66,6 +79,31 @@ def test_what_is_usual_is_learnt_and_a_run_that_failed_teaches_nothing(tmp_path:
     assert done(tmp_path, "usual", "fail", 110).status == "finished"
     (seen,) = json.loads((tmp_path / "home" / "nulls" / "usual.json").read_bytes()).values()
     assert [each[1] for each in seen] == [*((100 + n) / 1000 for n in range(8)), 0.11]
+
+
+def test_a_lasting_shift_can_be_accepted_and_is_usual_from_then_on(tmp_path: Path) -> None:
+    for number in range(8):
+        done(tmp_path, "usual", "fail", 100 + number)
+    refused = done(tmp_path, "usual", "fail", 300)
+    assert refused.error is not None
+    assert "--accept-usual" in str(refused.error.help)
+    assert "--accept-usual" not in str(getattr(done(tmp_path, "5%", "fail", 300).error, "help", ""))
+    assert accepted(tmp_path, 300).status == "finished"
+    assert usual(tmp_path) == [0.3]
+    for number in range(7):
+        assert done(tmp_path, "usual", "fail", 301 + number).status == "finished"
+    back = done(tmp_path, "usual", "fail", 100)
+    assert back.status == "finished", "the rule asks for too many, and there are fewer"
+    assert done(tmp_path, "usual", "fail", 600).status == "failed"
+
+
+def test_a_run_that_fails_for_another_reason_accepts_nothing(tmp_path: Path) -> None:
+    for number in range(8):
+        done(tmp_path, "usual", "fail", 100 + number)
+    before = usual(tmp_path)
+    failed = accepted(tmp_path, 300, is_bad=True)
+    assert (failed.status, failed.error and failed.error.step) == ("failed", "some")
+    assert usual(tmp_path) == before
 
 
 @pytest.mark.parametrize(

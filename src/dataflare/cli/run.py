@@ -41,6 +41,13 @@ def run(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Resume although steps have changed.")
     ] = False,
+    accept_usual: Annotated[
+        bool,
+        typer.Option(
+            "--accept-usual",
+            help="Let rules with 'allowed: usual' and 'on_fail: fail' learn anew, from this run on.",
+        ),
+    ] = False,
     adopt: Annotated[
         bool,
         typer.Option(
@@ -115,6 +122,7 @@ def run(
         accept_changes,
         for_,
         quiet,
+        accept_usual=accept_usual,
         adopt=adopt,
         savepoint=from_,
         metrics=metrics,
@@ -145,6 +153,7 @@ class Request(Struct):
     accept_changes: bool
     for_: str | None
     quiet: bool
+    accept_usual: bool = False
     adopt: bool = False
     savepoint: str | None = None
     metrics: str | None = None
@@ -187,6 +196,7 @@ class Request(Struct):
                 home=home,
                 fresh=self.fresh,
                 accept_changes=self.accept_changes,
+                accept_usual=self.accept_usual,
                 adopt=self.adopt,
                 savepoint=self.savepoint,
                 for_s=for_s,

@@ -23,7 +23,7 @@ from dataflare.jobs.usual_history import keep_history, usual_history
 from dataflare.observability.alerts import Alerts, Event, Fired
 from dataflare.observability.notifiers import Notice, Notifier, check_allowed
 from dataflare.observability.tries import Try
-from dataflare.observability.usual import History
+from dataflare.observability.usual import History, Seen, key_of
 from dataflare.resilience.policy import RetryPolicy
 from dataflare.resilience.retry import Retried, Retrying
 from dataflare.sdk.threads import completed, in_thread
@@ -64,6 +64,7 @@ class _Alerting:
         self._watch, self._path = watch, folder / FILE
         self._tellers: dict[str, _Teller] = {}
         self._kept: list[Fired] = []
+        self._forgotten: dict[str, list[Seen]] = {}
 
     async def begin(self) -> None:
         watch, workflow = self._watch, self._watch.workflow
@@ -102,7 +103,11 @@ class _Alerting:
         if not any(rule.condition.is_usual for rule in self._watch.workflow.alerts):
             return History()
         try:
-            return await in_thread(usual_history, self._path.parent, self._watch.workflow)
+            history = await in_thread(usual_history, self._path.parent, self._watch.workflow)
+            if self._watch.accepts_usual:
+                rules = [rule for rule in self._watch.workflow.alerts if rule.fails]
+                self._forgotten = history.forget([key_of(r.condition, r.step or "") for r in rules])
+            return history
         except (OSError, msgspec.DecodeError) as error:
             self._watch.warn([f"what is usual cannot be read, and is learnt again: {error}"])
             return History()
@@ -131,6 +136,8 @@ class _Alerting:
     async def end(self, closing_s: float) -> None:
         watch = self._watch
         await self._changed(watch.alerts.end(watch.view()))
+        if watch.status != "finished":
+            watch.alerts.history.take_back(self._forgotten)
         tellers = [*self._tellers.values()]
         await asyncio.gather(*(teller.end(closing_s) for teller in tellers))
         await self._keep()

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 class RunOptions(Struct, frozen=True):
-    """home: the folder of state, checkpoints and history. adopt: continue a lineage that another home
+    """home: the folder of state, checkpoints and history. accept_usual: rules that fail a run for what is not usual forget what
+    they have learnt, and learn anew from this run. adopt: continue a lineage that another home
     wrote to the destinations. savepoint: the name of the savepoint to go on from. for_s: stop after this
     time. listener: receives the progress of the run.
     tell: reports the result to the user; the run is recorded as reported after that. end: called at once
@@ -37,6 +38,7 @@ class RunOptions(Struct, frozen=True):
     home: Path
     fresh: bool = False
     accept_changes: bool = False
+    accept_usual: bool = False
     adopt: bool = False
     savepoint: str | None = None
     for_s: float | None = None

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NO_ROWS = "E0813"
+_ACCEPT = "; `dataflare run --accept-usual` takes what is there for usual from now on"
 _REPORT_S, _ANSWER_S = 0.25, 1.0
 """The seconds between two reports to a listener, and where there is none."""
 
@@ -111,6 +112,11 @@ class Watch:
     def may_run_code(self) -> bool:
         """Whether workflows may run code of their own here."""
         return self._options.policy is None or self._options.policy.python
+
+    @property
+    def accepts_usual(self) -> bool:
+        """As `RunOptions` says."""
+        return self._options.accept_usual
 
     @property
     def has_ended(self) -> bool:
@@ -484,5 +490,6 @@ class Watch:
                 code="E0531",
                 step=step,
                 notes=["the rows since the last checkpoint are not kept"],
-                help="fix the data, raise 'allowed' of the rule, or set its on_fail to warn",
+                help="fix the data, raise 'allowed' of the rule, or set its on_fail to warn"
+                + (_ACCEPT if failing.rule.condition.is_usual else ""),
             )

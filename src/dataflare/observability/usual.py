@@ -10,7 +10,7 @@ Always true:
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -107,10 +107,25 @@ class History:
         seen.append(value)
         self.is_new = True
 
+    def forget(self, keys: Collection[str]) -> dict[str, list[Seen]]:
+        """Give up what was seen of these. Returns it."""
+        return {key: self._seen.pop(key) for key in keys if key in self._seen}
+
+    def take_back(self, forgotten: Mapping[str, Sequence[Seen]]) -> None:
+        """Know again what was given up, where nothing was seen since."""
+        for key, values in forgotten.items():
+            self._seen.setdefault(key, [*values])
+
     def kept(self, *, taken: bool = True) -> dict[str, list[Seen]]:
         """A copy of all. taken: it is kept now."""
         self.is_new = self.is_new and not taken
         return {key: [*values] for key, values in self._seen.items()}
+
+
+def key_of(condition: Condition, name: str) -> str:
+    """Under which a history has what a condition saw of a step."""
+    over = f"{condition.window_s:g}" if condition.window_s is not None else ""
+    return f"{condition.measure_name} {over} {name}"
 
 
 class UsualJudge:
@@ -227,6 +242,4 @@ class UsualJudge:
         return Judged(is_met, value, name, usual.in_words(unit))
 
     def _key(self, name: str) -> str:
-        condition = self._condition
-        over = f"{condition.window_s:g}" if condition.window_s is not None else ""
-        return f"{condition.measure_name} {over} {name}"
+        return key_of(self._condition, name)
