@@ -120,3 +120,74 @@ def test_what_cannot_be_allowed_is_refused(
     with pytest.raises(DataFlareError) as refused:
         done(tmp_path, allowed, on_fail, 0)
     assert said in str(refused.value) + str(refused.value.notes)
+
+
+VOLUME = """\
+name: volume
+settings: {checkpoint: {interval: 50ms}}
+sources: {o: {type: generate, config: {rows: ROWS, columns: {n: {sequence: 0}}}}}
+transformations:
+  check:
+    type: validate
+    inputs: [o]
+    config: {rules: [{name: enough, broken_when: WHEN, on_fail: FAIL}, {name: small, expect: n < 1_000_000}]}
+destinations: {out: {type: file, inputs: [check], config: {path: out.ndjson}}}
+"""
+
+
+def loaded(folder: Path, when: str, on_fail: str, number: int, more: str = "") -> RunResult:
+    text = VOLUME.replace("WHEN", f'"{when}"').replace("FAIL", on_fail)
+    text = text.replace("ROWS", f"{number}{more}")
+    return run(load_text(text, base=folder), RunOptions(folder / "home", accept_changes=True))
+
+
+def test_a_rule_can_be_about_how_many_rows_there_are(tmp_path: Path) -> None:
+    assert not loaded(tmp_path, "rows < 100", "fail", 100).warnings
+    result = loaded(tmp_path, "rows < 101", "fail", 100)
+    assert result.status == "failed"
+    assert result.error is not None
+    assert (result.error.code, result.error.step) == ("E0531", "check")
+    assert (
+        result.error.message
+        == "step 'check': its rows break the rule 'enough': rows of check is 100 (rows < 101)"
+    )
+    warned = loaded(tmp_path, "rows < 101", "warn", 100)
+    assert (warned.status, rows(tmp_path)) == ("finished", 100)
+    assert warned.warnings == ["alert 'check.enough' fired: rows of check is 100 (rows < 101)"]
+
+
+def test_how_many_rows_are_usual_is_learnt(tmp_path: Path) -> None:
+    for number in range(8):
+        assert loaded(tmp_path, "rows < usual", "fail", 1_000 + number).status == "finished"
+    few = loaded(tmp_path, "rows < usual", "fail", 300)
+    assert few.error is not None
+    assert "rows of check is 300" in few.error.message
+    assert loaded(tmp_path, "rows < usual", "fail", 1_000).status == "finished"
+
+
+def test_rows_that_do_not_come_fail_a_run_that_takes_no_checkpoints(tmp_path: Path) -> None:
+    result = loaded(tmp_path, "freshness > 1s", "fail", 2, ", rate: 0.01/s")
+    assert result.status == "failed"
+    assert result.error is not None
+    assert "the rule 'enough': freshness of check is " in result.error.message
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("{name: r, on_fail: warn}", "give 'expect', of each row, or 'broken_when'"),
+        (
+            "{name: r, expect: n > 1, broken_when: rows < 1, on_fail: warn}",
+            "give 'expect', of each",
+        ),
+        ("{name: r, broken_when: rows < 1}", "'broken_when' needs on_fail: warn or fail, not drop"),
+        ("{name: r, broken_when: rows < 1, on_fail: fail, allowed: 5%}", "is a share of the rows"),
+        ("{name: r, broken_when: row < 1, on_fail: fail}", "did you mean 'rows'"),
+        ("{name: r, broken_when: rows < 1 for 5s, on_fail: fail}", "it is judged once"),
+    ],
+)
+def test_a_rule_is_about_rows_or_about_all_of_them(rule: str, said: str, tmp_path: Path) -> None:
+    text = VOLUME.replace("{name: enough, broken_when: WHEN, on_fail: FAIL}", rule)
+    with pytest.raises(DataFlareError) as raised:
+        run(load_text(text.replace("ROWS", "1"), base=tmp_path), RunOptions(tmp_path / "home"))
+    assert said in str(raised.value) + " ".join(map(str, getattr(raised.value, "errors", ())))

@@ -285,6 +285,7 @@ class Attempt:
                     self._wanted.clear()
                     wanted = asyncio.ensure_future(self._wanted.wait())
                 elif not coordinator.has_news:
+                    self.metrics.check_errors()  # a rule may ask for rows that do not come
                     self.metrics.checkpoints.not_needed_at = time.time()
                     next_s = interval
                     continue

@@ -480,13 +480,14 @@ class Watch:
         """Raise DataError (E0531) for a rule that fails the run, before its rows are committed."""
         view = self.view()
         for name, metric in self.metrics.steps.items():  # without what was done again
-            view.steps[name].shares = metric.shares
+            view.steps[name].shares, view.steps[name].rows_in = metric.shares, metric.rows_in
         view.status = "finished" if final else view.status
         failing = self.alerts.failing(view, is_final=final)
         if failing is not None:
-            step, _, rule = failing.step.partition(".")
+            step, _, rule = failing.rule.name.partition(".")
+            what = "too many rows" if failing.rule.condition.measure.whole else "its rows"
             raise DataError(
-                f"step '{step}': too many rows break the rule '{rule}': {failing.message}",
+                f"step '{step}': {what} break the rule '{rule}': {failing.message}",
                 code="E0531",
                 step=step,
                 notes=["the rows since the last checkpoint are not kept"],

@@ -37,7 +37,14 @@ RULE_BROKEN = 255
 
 class Rule(StepConfig):
     name: Name = Field(description="Shown in errors, metrics and `failed_rules`.")
-    expect: ExprText = Field(description="A boolean expression; NULL counts as broken.")
+    expect: ExprText | None = Field(
+        default=None, description="Of each row: a boolean expression; NULL counts as broken."
+    )
+    broken_when: str | None = Field(
+        default=None,
+        description="Of all rows of the step, in place of `expect`: a condition as of an alert, such as `rows < 1000`, "
+        "`rows < usual` or `freshness > 5m`. `on_fail` is warn or fail.",
+    )
     on_fail: Literal["drop", "dead_letter", "fail", "tag", "warn"] = Field(
         default="drop",
         description="drop: the row leaves by `step.failed`; dead_letter: it goes to the dead letters; "
@@ -57,8 +64,25 @@ class Rule(StepConfig):
         allowed_condition(str(allowed))
         return str(allowed)
 
+    @field_validator("broken_when")
+    @classmethod
+    def _known(cls, broken_when: str | None) -> str | None:
+        if broken_when is not None:
+            condition = parse_condition(broken_when)
+            if condition.is_of_whole_run and condition.for_s:
+                raise ValueError(
+                    "it is judged once, when a run has finished: add 'in 10m', or leave 'for' out"
+                )
+        return broken_when
+
     @model_validator(mode="after")
     def _told(self) -> Rule:
+        if (self.expect is None) == (self.broken_when is None):
+            raise ValueError("give 'expect', of each row, or 'broken_when', of all rows")
+        if self.broken_when is not None and self.on_fail not in ("warn", "fail"):
+            raise ValueError(f"'broken_when' needs on_fail: warn or fail, not {self.on_fail}")
+        if self.broken_when is not None and self.allowed is not None:
+            raise ValueError("'allowed' is a share of the rows that break 'expect'")
         if self.allowed is not None and self.on_fail not in ("warn", "fail"):
             raise ValueError(f"'allowed' needs on_fail: warn or fail, not {self.on_fail}")
         return self
@@ -116,6 +140,7 @@ config:
                 r.allowed is not None,
             )
             for r in config.rules
+            if r.expect is not None
         )
         tagged = any(rule.on_fail == "tag" for rule in rules)
         with_names = Schema(
@@ -130,7 +155,7 @@ config:
             ),
             tag=partial(_tag, step, rules),
             outputs={None: _good, "failed": _failed},
-            described="validate " + ", ".join(rule.name for rule in rules),
+            described="validate " + ", ".join(str(rule.name) for rule in config.rules),
             counters={
                 f"rule '{rule.name}' is broken": f"__dataflare_warn{index}"
                 for index, rule in enumerate(rules)

@@ -92,19 +92,24 @@ def default_rule(notifiers: Iterable[str]) -> Rule:
 
 
 def share_rules(steps: Iterable[tuple[str, str, Mapping[str, Any]]]) -> Iterator[Rule]:
-    """Rules of `validate` steps of which a share may be broken. steps: name, type and config, not checked yet."""
+    """Rules of `validate` steps that are about all rows: a share of them may be broken, or a measure of the step. steps: name, type and config, not checked yet."""
     for name, type_, config in steps:
         rules = config.get("rules") if type_ == "validate" else None
         for each in rules if isinstance(rules, Sequence) else ():
-            if not isinstance(each, Mapping) or each.get("allowed") is None:
+            if not isinstance(each, Mapping):
                 continue
             rule, fails = str(each.get("name")), each.get("on_fail") == "fail"
+            when, of = each.get("broken_when"), name
+            if each.get("allowed") is not None:
+                when, of = f"broken_share > {each['allowed']}", f"{name}.{rule}"
+            if when is None:
+                continue
             try:
-                condition = parse_condition(f"broken_share > {each['allowed']}")
+                condition = parse_condition(str(when))
             except ValueError:
                 continue  # the check of the step says what is wrong
-            severity = "error" if fails else "warning"
-            yield Rule(f"{name}.{rule}", condition, severity=severity, step=f"{name}.{rule}", fails=fails)  # fmt: skip
+            severity, for_s = "error" if fails else "warning", condition.for_s or 0.0
+            yield Rule(f"{name}.{rule}", condition, for_s, severity=severity, step=of, fails=fails)
 
 
 class AlertReader(Form):
