@@ -7,7 +7,7 @@ import asyncio
 import polars as pl
 import pytest
 
-from dataflare.engine.pace import Gate, Pace, PacesBehind
+from dataflare.engine.pace import Pace, PacesBehind, WriteTurns
 from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
 
 
@@ -81,7 +81,7 @@ def test_a_task_is_held_back_by_the_slowest_destination_that_owes():
 
 def test_a_batch_goes_in_parts_and_the_rest_at_once_when_a_barrier_comes():
     async def main() -> list[int]:
-        gate = Gate(Pace(100.0, None, Clock()))
+        gate = WriteTurns(Pace(100.0, None, Clock()))
         sizes = []
         for part in gate.parts(rows(95)):
             sizes.append(part.num_rows)
@@ -95,7 +95,7 @@ def test_a_batch_goes_in_parts_and_the_rest_at_once_when_a_barrier_comes():
 def test_a_barrier_ends_a_wait_and_what_went_is_owed():
     async def main() -> None:
         pace = Pace(0.001, None)
-        gate = Gate(pace)
+        gate = WriteTurns(pace)
         await gate.turn(1, 0)
         waiting = asyncio.ensure_future(gate.turn(1, 0))
         await asyncio.sleep(0)
@@ -118,7 +118,7 @@ def test_the_halves_of_an_update_stay_in_one_part():
     batch = SharedDataBatch(pl.DataFrame({"n": range(6)}).with_columns(kinds))
 
     async def main() -> list[list[int]]:
-        gate = Gate(Pace(20.0, None, Clock()))
+        gate = WriteTurns(Pace(20.0, None, Clock()))
         return [part.frame["n"].to_list() for part in gate.parts(batch)]
 
     assert asyncio.run(main()) == [[0, 1, 2], [3, 4], [5]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace as Fake
 
-from dataflare.jobs.log_tables import added_steps
+from dataflare.jobs.stream_tables import added_steps
 
 
 def test_a_step_is_new_only_where_all_its_rows_are_of_new_tables() -> None:

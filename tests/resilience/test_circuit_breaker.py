@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dataflare.errors import DataError, Retry, SystemError_
-from dataflare.resilience.breaker import CircuitBreaker, HeldBack, Left, Opened
+from dataflare.resilience.breaker import CircuitBreaker, HeldBack, Opened, StoppedWaiting
 from dataflare.resilience.leaving import Leaving
 from dataflare.resilience.policy import RetryPolicy
 from dataflare.resilience.retry import Retried, Retrying
@@ -314,7 +314,7 @@ def test_a_call_that_waits_while_the_run_stops_is_left_and_not_made_again() -> N
             "db", policy, breaker=bench.breaker, on_retry=told.append, leaving=leaving
         )
         leaving.begin()
-        with pytest.raises(Left) as left:
+        with pytest.raises(StoppedWaiting) as left:
             await retrying.call(bench.good)
         assert "attempt" not in left.value.message
         assert told == []
@@ -335,7 +335,7 @@ def test_no_call_waits_for_the_breaker_of_a_run_that_stops(once: bool) -> None:
         await settled()
         assert not left.done()
         leaving.begin()
-        with pytest.raises(Left, match="the circuit breaker of step 'orders' is open"):
+        with pytest.raises(StoppedWaiting, match="the circuit breaker of step 'orders' is open"):
             await left
         assert not inside.done(), "it is awaited by the stop: the breaker decides"
         bench.clock.advance(30)

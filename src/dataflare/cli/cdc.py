@@ -33,7 +33,7 @@ def status(
     """
     workflow = common.read_workflow(file, param, sets, overlay, env)
     from dataflare.checkpoint.files import workflow_folder
-    from dataflare.jobs.kept_logs import kept_logs
+    from dataflare.jobs.server_logs import kept_logs
     from dataflare.sdk.resyncs import resyncs
 
     found = kept_logs(workflow, common.home_of(file))
@@ -99,7 +99,7 @@ def drop(
     A slot that is read is not dropped. A run after this needs --fresh.
     """
     workflow = common.read_workflow(file, param, sets, overlay, env)
-    from dataflare.jobs.kept_logs import drop_logs
+    from dataflare.jobs.server_logs import drop_logs
 
     dropped = drop_logs(workflow, common.home_of(file), step)
     if json:

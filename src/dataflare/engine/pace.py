@@ -120,7 +120,7 @@ class PacesBehind:
         return min([rows, *(pace.rows_at_once for pace in self.paces)])
 
 
-class Gate:
+class WriteTurns:
     """Lets the batches of one writing task through, at the pace of its step."""
 
     def __init__(self, pace: Pace) -> None:

@@ -119,7 +119,7 @@ def closing_warnings(
             )
 
 
-def letter_places(plan: PhysicalPlan) -> dict[str, str]:
+def letters_by_step(plan: PhysicalPlan) -> dict[str, str]:
     """By step, where its dead letters are written."""
     return {
         step: from_here(group["place"]) for group in dead_letters(plan) for step in group["steps"]

@@ -37,7 +37,6 @@ from dataflare.jobs.from_savepoint import (
     from_savepoint,
     with_changes,
 )
-from dataflare.jobs.log_tables import added_steps, of_streams, removed_steps
 from dataflare.jobs.lost_parts import with_parts
 from dataflare.jobs.options import RunOptions
 from dataflare.jobs.ownership import (
@@ -52,6 +51,7 @@ from dataflare.jobs.ownership import (
 )
 from dataflare.jobs.recovery import forget
 from dataflare.jobs.savepoint_requests import answer, asked_names, may_be_asked
+from dataflare.jobs.stream_tables import added_steps, of_streams, removed_steps
 from dataflare.model.new_fields import Columns
 from dataflare.planner import Plan
 from dataflare.sdk.destination import Committer

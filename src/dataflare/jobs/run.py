@@ -32,7 +32,7 @@ from dataflare.jobs.closing import (
     doubts_of,
     ended,
     finished_before,
-    letter_places,
+    letters_by_step,
     result_of,
     visible_at_once,
     what_is_visible,
@@ -163,7 +163,7 @@ class _Run:
         if plan.stages.commits_wait:
             self.watch.say("all rows are committed at the end of the run: see `dataflare plan`")
         self.watch.warn(doubts_of(plan))
-        self.letters_at = letter_places(plan.stages)
+        self.letters_at = letters_by_step(plan.stages)
         return plan
 
     def _left(self) -> RunResult:
@@ -331,7 +331,7 @@ class _Run:
         self.lineage.grow(self.workflow, self.options)
         plan = await self._plan(self.lineage.learned())
         await self.lineage.begin(plan, self.lineage.current)
-        self.letters_at, self.has_met = letter_places(plan.stages), False
+        self.letters_at, self.has_met = letters_by_step(plan.stages), False
         self.watch.warn([appeared.told, *doubts_of(plan)])
         return plan
 

@@ -33,7 +33,7 @@ class HeldBack(SystemError_):
     default_code = "E0615"
 
 
-class Left(SystemError_):
+class StoppedWaiting(SystemError_):
     """A call was not made, because the breaker is open and the run stops. It is not made again."""
 
     default_code = "E0615"
@@ -118,7 +118,7 @@ class CircuitBreaker:
         step: whose call it is. timed: a slow call counts; False for calls that wait for new rows. is_counted: asked after
         the call; False where it did not reach the system, and so says nothing of it. An error that is worth retrying
         always counts. waits: False for a call that raises HeldBack where others wait. leaving: when the run stops, a call
-        that waits raises Left.
+        that waits raises StoppedWaiting.
         """
         trial = await self._admitted(step, waits, leaving)
         try:
@@ -155,7 +155,7 @@ class CircuitBreaker:
                 continue
             await leaving.unless_begun(wait)
             if leaving.is_begun:
-                raise Left(
+                raise StoppedWaiting(
                     f"the circuit breaker of step '{step}' is open", step=step, retry=Retry.LATER
                 )
         return None

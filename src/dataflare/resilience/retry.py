@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import Struct
 
 from dataflare.errors import DataFlareError, Retry
-from dataflare.resilience.breaker import CircuitBreaker, Left
+from dataflare.resilience.breaker import CircuitBreaker, StoppedWaiting
 from dataflare.resilience.leaving import Leaving
 from dataflare.resilience.policy import AFTER_MAX_S, RetryPolicy
 from dataflare.sdk import injected_faults
@@ -209,7 +209,7 @@ class Retrying:
     def _may_retry(self, error: BaseException) -> bool:
         if not isinstance(error, DataFlareError) or error.retry is not Retry.LATER:
             return False
-        if isinstance(error, Left):
+        if isinstance(error, StoppedWaiting):
             return False
         return self._attempts_max(error) > 1 and (error.retry_after_s or 0.0) <= AFTER_MAX_S
 
