@@ -6,7 +6,7 @@
     stopped                            `--for` ended it, after a checkpoint
     interrupted                        a signal, or the caller, ended it
     unread                             the reader of standard output is gone
-    killed                             its process died without a word; the next command sees that
+    killed                             its process died before it could record an end; the next command sees that
 
 Its record knows fewer: `recorded` says which.
 """

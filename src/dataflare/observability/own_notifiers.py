@@ -1,7 +1,7 @@
 """Notifiers of plugins, as `notifiers` of a workflow has them.
 
-Always true: a plugin that does not return in time holds nobody up. Its call goes on alone, on a thread that ends with the
-process, and what comes of it is not waited for.
+Always true: a plugin that does not return in time delays no other alert for longer than its timeout. Its call goes on
+alone, on a thread that ends with the process, and what comes of it is not waited for.
 """
 
 from __future__ import annotations
