@@ -13,9 +13,9 @@ from dataflare.checkpoint.runs import RunFailure, RunRecord, utc_text
 from dataflare.engine.metrics import JobMetrics, StepMetrics
 from dataflare.errors import DataFlareError, from_here
 from dataflare.jobs.result import RunResult
+from dataflare.model.run_status import EndStatus, recorded
 from dataflare.observability.bottleneck import bottleneck
 from dataflare.observability.view import RunView
-from dataflare.model.run_status import EndStatus, recorded
 from dataflare.planner import Plan
 from dataflare.planner.facts import dead_letters
 from dataflare.planner.graph import SourceNode
