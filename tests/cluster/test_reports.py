@@ -33,7 +33,7 @@ def tasks_of(metrics: JobMetrics, count: int) -> Any:
 def test_only_tasks_that_did_something_are_told() -> None:
     metrics = JobMetrics({"t": "transformation"})
     worker = tasks_of(metrics, 5)
-    reports = Reports(worker, metrics, {}, 1)
+    reports = Reports(worker, metrics, {}, list, 1)
     assert [told.view.task for told in reports.changed().tasks] == ["t0", "t1", "t2", "t3", "t4"]
     assert reports.changed().tasks == []
     worker.tasks[1].metrics.step("t").add_in(3)
@@ -46,7 +46,7 @@ def test_only_tasks_that_did_something_are_told() -> None:
 
 def test_reports_of_many_tasks_come_less_often() -> None:
     metrics = JobMetrics({})
-    reports = Reports(tasks_of(metrics, 0), metrics, {}, 100)
+    reports = Reports(tasks_of(metrics, 0), metrics, {}, list, 100)
     reports.sent(1_000)
     assert reports.next_s == REPORT_S
     reports.sent(140_000)  # 200 tasks, all of which did something

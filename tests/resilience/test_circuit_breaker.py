@@ -356,3 +356,29 @@ def test_a_call_that_is_made_once_may_refuse_to_wait() -> None:
 
 async def _nothing() -> None:
     pass
+
+
+def test_a_breaker_that_is_tripped_holds_calls_back_and_is_not_told() -> None:
+    told: list[object] = []
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    now = [0.0]
+    breaker = CircuitBreaker(
+        failure_rate=0.5, window_s=10, recovery_s=5, clock=lambda: now[0], sleep=sleep,
+        opened=told.append,
+    )  # fmt: skip
+    breaker.trip()
+    breaker.trip()
+    assert breaker.is_open
+
+    async def succeed() -> int:
+        return 1
+
+    assert asyncio.run(breaker.call(succeed)) == 1
+    assert slept == [5.0]
+    assert not breaker.is_open
+    assert told == []

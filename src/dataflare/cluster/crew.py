@@ -18,6 +18,7 @@ from dataflare.checkpoint.kept_chunks import KeptChunks, others
 from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.checkpoint.store import chunk_attempt
 from dataflare.cluster.link import Link, LinkLost
+from dataflare.cluster.looks import CrewTaps
 from dataflare.cluster.meeting import leave_mark, take_marks, versions
 from dataflare.cluster.orders import (
     Address,
@@ -32,6 +33,7 @@ from dataflare.cluster.orders import (
     Finish,
     Go,
     Leave,
+    Looked,
     Meet,
     Met,
     NoteHolding,
@@ -42,6 +44,7 @@ from dataflare.cluster.orders import (
     Thin,
     Told,
     ToTask,
+    Trip,
     Want,
     Warm,
     Warmed,
@@ -54,8 +57,7 @@ from dataflare.cluster.reports import ToldClock
 from dataflare.cluster.worker import WorkerServer
 from dataflare.engine.hosting import Hosted, TaskView
 from dataflare.engine.messages import Checkpoint, Committed, Deploy, Found, Opened
-from dataflare.engine.metrics import TaskMetrics
-from dataflare.engine.taps import Taps
+from dataflare.engine.metrics import TaskMetrics, WorkerState
 from dataflare.errors import DataFlareError, InternalError
 from dataflare.sdk.runtime import current
 from dataflare.sdk.threads import completed, in_thread
@@ -115,7 +117,8 @@ class Crew:
         self._own: WorkerServer | None = None
         self._count = 0
         self._given_up: set[int] = set()
-        self.taps = Taps()
+        self.taps = CrewTaps(self._say_all)
+        hosted.retries.on_opened = self._trip
 
     async def deploy(self, specs: Sequence[Deploy]) -> Sequence[_Member]:
         hosted = self._hosted
@@ -133,7 +136,8 @@ class Crew:
             link = await self._link(number, peers[number], name)
             lost, accused = partial(self._lost, number), partial(self._accused, number)
             stored = partial(self._stored, number)
-            by_number[number] = _Hand(link, hosted, self._tell, lost, accused, stored)
+            looked = self.taps.looked
+            by_number[number] = _Hand(link, hosted, self._tell, lost, accused, stored, looked)
             self._hands.append(by_number[number])
         await self._meet(by_number, peers, name, neighbours(specs, where))
         assert isinstance(hosted.store, SharedStore)
@@ -164,6 +168,7 @@ class Crew:
             self._thin(hosted.sampling.share)
         hosted.sampling.on_change = self._thin
         await _all_or_first_error([hand.built for hand in self._hands])
+        self.taps.open()
         return members
 
     def _preferred(self, specs: Sequence[Deploy]) -> dict[str, frozenset[int]]:
@@ -252,16 +257,22 @@ class Crew:
         return sum(view.queued_rows for view in self.views())
 
     def _thin(self, share: float | None) -> None:
-        for hand in self._hands:
-            hand.say(Thin(share))
+        self._say_all(Thin(share))
+
+    def _trip(self, step: str) -> None:
+        """A breaker has opened here or in a worker: the system fails for all."""
+        self._hosted.retries.trip(step)
+        self._say_all(Trip(step))
 
     def leave(self) -> None:
-        for hand in self._hands:
-            hand.say(Leave())
+        self._say_all(Leave())
 
     def note_holding(self) -> None:
+        self._say_all(NoteHolding())
+
+    def _say_all(self, order: Any) -> None:
         for hand in self._hands:
-            hand.say(NoteHolding())
+            hand.say(order)
 
     async def aclose(self) -> None:
         await asyncio.gather(*(hand.aclose() for hand in self._hands))
@@ -298,7 +309,7 @@ class _Member:
 
 class _Hand:
     """One worker of the crew. lost: called when it is gone, or does not answer; accused: with another worker that it cannot
-    reach; stored: when its machine has state. met: it is ready for tasks; built: its tasks are there; ended: they have ended, or failed. views and uncut: as it
+    reach; stored: when its machine has state; looked: with rows for a look. met: it is ready for tasks; built: its tasks are there; ended: they have ended, or failed. views and uncut: as it
     said last."""
 
     def __init__(
@@ -309,9 +320,11 @@ class _Hand:
         lost: Callable[[], None],
         accused: Callable[[int], None],
         stored: Callable[[Shared | Warmed], None],
+        looked: Callable[[Looked], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         self._on_lost, self._on_accused, self._on_stored = lost, accused, stored
+        self._on_looked = looked
         self._link, self._control, self._tell = link, hosted.control, tell
         self._all_metrics, self._paces = hosted.metrics, hosted.paces
         self._rates_used_s: Mapping[str, float] = {}
@@ -389,6 +402,8 @@ class _Hand:
                 self._report(order)
             case Warmed():
                 self._on_stored(order)
+            case Looked():
+                self._on_looked(order)
             case Told():
                 self._tell(order.what, order.arguments)
             case Ended():
@@ -444,8 +459,12 @@ class _Hand:
         for step, used_s in report.rates_used_s.items():
             self._paces[step].used_elsewhere(used_s - self._rates_used_s.get(step, 0.0))
         self._rates_used_s = report.rates_used_s
+        state = self._all_metrics.workers.setdefault(self.name, WorkerState())
+        state.process = report.process or state.process
+        state.held_back = frozenset(report.held_back)
 
     def _lost(self, lost: asyncio.Future[None]) -> None:
+        self._all_metrics.workers.pop(self.name, None)
         error = lost.exception() or InternalError("a worker has left the run before its end")
         if isinstance(error, LinkLost):
             self._on_lost()

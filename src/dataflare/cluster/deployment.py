@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from dataflare.checkpoint.shared_store import SharedStore
 from dataflare.cluster.channels import Entry, RemoteChannel
 from dataflare.cluster.link import Link, LinkLost
+from dataflare.cluster.looks import WorkerLooks
 from dataflare.cluster.meeting import answer_mark, refuse_other_versions, unreached
 from dataflare.cluster.orders import (
     Answer,
@@ -29,6 +30,8 @@ from dataflare.cluster.orders import (
     Finish,
     Go,
     Leave,
+    Look,
+    LookEnd,
     Meet,
     Met,
     NoteHolding,
@@ -37,6 +40,7 @@ from dataflare.cluster.orders import (
     Thin,
     Told,
     ToTask,
+    Trip,
     Want,
     Warm,
     Warmed,
@@ -56,6 +60,7 @@ from dataflare.engine.sampling import Sampling
 from dataflare.engine.task import Task
 from dataflare.errors import ConfigError, DataFlareError
 from dataflare.model.width import columns_bounded
+from dataflare.resilience.retry import Retries
 from dataflare.sdk.in_flight import InFlight
 from dataflare.sdk.runtime import Runtime
 from dataflare.sdk.threads import completed, in_thread, own_threads
@@ -87,6 +92,8 @@ class Deployment:
         self._store: SharedStore | None = None
         self._reports: Reports | None = None
         self._warming: asyncio.Future[None] | None = None
+        self._looks: WorkerLooks | None = None
+        self._retries: Retries | None = None
         self._links: dict[int, Link] = {}
         self._asked: dict[int, asyncio.Future[Assign | Wait | None]] = {}
         self._numbers = count()
@@ -190,12 +197,15 @@ class Deployment:
         if folder is not None:
             await in_thread(self._store.take_over, begin.handed_over)
         self._paces = _paces(begin)
+        self._retries = retries = begin.outfit.retries(
+            lambda what, arguments: self._say(Told(what, arguments))
+        )
         hosted = Hosted(
             begin.plan,
             begin.settings,
             begin.identity,
             begin.errors,
-            begin.outfit.retries(lambda what, arguments: self._say(Told(what, arguments))),
+            retries,
             scratch,
             self._store,
             pool,
@@ -209,12 +219,14 @@ class Deployment:
         await self._worker.deploy(begin.specs)
         self._tasks = {task.id: task for task in self._worker.tasks}
         ways.open()
+        self._looks = WorkerLooks(self._worker.taps, self._say)
         self._say(Built())
         await self._go.wait()
         lives = [asyncio.ensure_future(life) for life in self._worker.lives()]
         lost = [link.lost for link in self._links.values()]
         paces, workers = self._paces, len(set(begin.placed.values()))
-        self._reports = reports = Reports(self._worker, metrics, paces, workers)
+        held_back = retries.held_back
+        self._reports = reports = Reports(self._worker, metrics, paces, held_back, workers)
         reporting = asyncio.ensure_future(self._report(reports))
         try:
             await _all_or_first_error(lives, [*lost, reporting])
@@ -222,6 +234,7 @@ class Deployment:
         finally:
             for each in (*lives, reporting):
                 each.cancel()
+            self._looks.close()
             await completed(asyncio.gather(*lives, reporting, return_exceptions=True))
 
     async def _link_to(self, meet: Meet, other: int) -> Link:
@@ -271,6 +284,15 @@ class Deployment:
             case Leave():
                 if self._worker is not None:
                     self._worker.leave()
+            case Look():
+                if self._looks is not None:
+                    self._looks.begin(order)
+            case LookEnd():
+                if self._looks is not None:
+                    self._looks.end(order.number)
+            case Trip():
+                if self._retries is not None:
+                    self._retries.trip(order.step)
             case NoteHolding():
                 if self._worker is not None:
                     self._worker.note_holding()

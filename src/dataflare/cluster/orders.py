@@ -11,6 +11,8 @@
                      Thin          let only some rows of sources go on
                      Warm          have these chunks on the disk of your machine
                      Leave         the run stops: wait for no system that fails
+                     Look          show some rows of edges; LookEnd: no more
+                     Trip          the system of a step fails for others
     worker to job    Shared        a task's share of an epoch, with its counts
                      Failed        a task cannot go on
                      Ask           a task asks for a split
@@ -19,6 +21,7 @@
                      Warmed        these chunks are there
                      Report        how the tasks are, a few times a second
                      Told          a notice for the run's user
+                     Looked        rows for a look
                      Ended         all tasks have ended, or one has failed
     job to worker    Finish        close everything
     worker to job    Closed        it is closed
@@ -55,10 +58,14 @@ from dataflare.engine.metrics import StepMetrics
 from dataflare.engine.row_errors import RowErrors
 from dataflare.errors import ConfigError, DataFlareError, InternalError
 from dataflare.observability.times import Doing, Histogram, Spent
+from dataflare.observability.view import ProcessView
 from dataflare.planner.physical import PhysicalPlan
 from dataflare.resilience.retry import Retries
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from dataflare.expr import Typed
     from dataflare.workflow.settings import Settings
 
 Address = tuple[str, int]
@@ -166,6 +173,36 @@ class Warmed(Struct, frozen=True):
     chunks: Sequence[StateChunk]
 
 
+class Look(Struct, frozen=True):
+    """Some rows of edges are wanted. The rest is as for a `Tap`."""
+
+    number: int
+    edges: tuple[int, ...]
+    per_s: float
+    where: Typed | None
+    hide: Callable[[pl.DataFrame], pl.DataFrame]
+
+
+class LookEnd(Struct, frozen=True):
+    """No rows are wanted any more."""
+
+    number: int
+
+
+class Looked(Struct, frozen=True):
+    """Rows for a look, as they may be shown. failed: why there are no more."""
+
+    number: int
+    frames: tuple[pl.DataFrame, ...]
+    failed: str | None = None
+
+
+class Trip(Struct, frozen=True):
+    """The breaker of a step has opened in another process: that of its system opens here too."""
+
+    step: str
+
+
 class Shared(Struct, frozen=True):
     """A task's share. cut: what it had counted when it was cut; None for the share of its end. counts: what it has counted
     now. released: chunks that no later checkpoint will name. redo: files that the job fetches before it commits."""
@@ -218,12 +255,15 @@ class TaskReport(Struct, frozen=True):
 
 class Report(Struct, frozen=True):
     """How the tasks of a worker are that did something since its last report. beside: what it counts that belongs to no task. degraded: by step that gives less than
-    it should, why. rates_used_s: by step, how long it had the rate that it may have here, as a part of all of its rate."""
+    it should, why. rates_used_s: by step, how long it had the rate that it may have here, as a part of all of its rate. held_back:
+    steps whose breaker is open. process: None where it was told within the last second."""
 
     tasks: Sequence[TaskReport]
     beside: Mapping[str, StepMetrics]
     degraded: Mapping[str, str]
     rates_used_s: Mapping[str, float]
+    held_back: Sequence[str] = ()
+    process: ProcessView | None = None
 
 
 class Told(Struct, frozen=True):

@@ -6,7 +6,7 @@ Always true: nothing is decided by a report. What an epoch counts comes with the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,24 +15,29 @@ from dataflare.cluster.orders import Report, TaskReport
 from dataflare.engine.deploy import Worker
 from dataflare.engine.metrics import JobMetrics
 from dataflare.engine.pace import Pace
+from dataflare.observability.resources import this_process
 from dataflare.observability.times import Doing, Spent, TaskClock
+from dataflare.observability.view import ProcessView
 
-REPORT_S = 0.25
+REPORT_S, PROCESS_S = 0.25, 1.0
 BYTES_PER_S = 4 << 20
 """So much all workers of a job tell it. A report of a task has about 700 bytes."""
 
 
 class Reports:
-    """Of one worker in an attempt. paces: by step, with the share of its rate. workers: how many tell the job."""
+    """Of one worker in an attempt. paces: by step, with the share of its rate. held_back: gives the steps whose breaker is
+    open. workers: how many tell the job."""
 
     def __init__(
         self,
         worker: Worker,
         metrics: JobMetrics,
         paces: Mapping[str, tuple[Pace, float]],
+        held_back: Callable[[], Sequence[str]],
         workers: int,
     ) -> None:
         self._worker, self._metrics, self._paces = worker, metrics, paces
+        self._held_back, self._process_told_s = held_back, 0.0
         self._bytes_per_s = BYTES_PER_S / max(1, workers)
         self._told: dict[str, Any] = {}
         self.next_s = REPORT_S
@@ -53,7 +58,15 @@ class Reports:
             reports.append(TaskReport(view, counts, spent, moment[0], latency, uncut))
         used_s = {step: pace.used_s * share for step, (pace, share) in self._paces.items()}
         metrics = self._metrics
-        return Report(reports, metrics.beside, dict(metrics.degraded), used_s)
+        degraded, held_back = dict(metrics.degraded), self._held_back()
+        return Report(reports, metrics.beside, degraded, used_s, held_back, self._process())
+
+    def _process(self) -> ProcessView | None:
+        now_s = time.monotonic()
+        if now_s - self._process_told_s < PROCESS_S:
+            return None
+        self._process_told_s = now_s
+        return this_process()
 
     def sent(self, num_bytes: int) -> None:
         """A report of this size was sent."""

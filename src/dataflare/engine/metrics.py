@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from dataflare.model.event_time import moment_of
 from dataflare.observability.times import JobTimes, RuleCount, TaskTimes
-from dataflare.observability.view import CheckpointView
+from dataflare.observability.view import CheckpointView, ProcessView
 from dataflare.sdk.max_errors import too_many_errors
 
 _SHARE_FROM_ROWS = 10_000
@@ -202,6 +202,13 @@ class TaskMetrics:
         self.cuts = {epoch: {name: step.copy() for name, step in self.counts.items()}}
 
 
+class WorkerState(Struct):
+    """What another process says of itself. held_back: steps whose circuit breaker is open there."""
+
+    process: ProcessView | None = None
+    held_back: frozenset[str] = frozenset()
+
+
 class JobMetrics:
     """All steps of a run, by name: what was committed, and what the tasks of this attempt counted."""
 
@@ -214,6 +221,8 @@ class JobMetrics:
         self.memory_share = 1.0
         self.memory_short: str | None = None
         """Of the tasks, how many may compute at once; and why fewer may."""
+        self.workers: dict[str, WorkerState] = {}
+        """By name, the other processes that run tasks at this moment."""
         self._committed: dict[str, StepMetrics] = {}
         self._base: dict[str, StepMetrics] = {}
         self._published: tuple[int, dict[str, StepMetrics]] | None = None
@@ -230,6 +239,11 @@ class JobMetrics:
     def kinds(self) -> Mapping[str, str]:
         """By step, its kind."""
         return self._kinds
+
+    @property
+    def worker_processes(self) -> dict[str, ProcessView]:
+        """By name, what the other processes use."""
+        return {name: w.process for name, w in self.workers.items() if w.process is not None}
 
     @property
     def beside(self) -> Mapping[str, StepMetrics]:

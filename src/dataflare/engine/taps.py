@@ -38,25 +38,46 @@ class Tap:
         assert RATES[0] <= per_s <= RATES[1], per_s
         self.edges = frozenset(edges)
         self.error: Exception | None = None
-        self._where, self._per_s, self._hide, self._now = where, per_s, hide, now
+        self.where, self.per_s, self.hide, self._now = where, per_s, hide, now
         self._credit, self._credited_at = max(1.0, per_s), now()
         self._found: queue.Queue[pl.DataFrame | None] = queue.Queue(_BATCHES_MAX)
 
     def take(self, frame: pl.DataFrame) -> None:
         """Rows go over one of its edges. Called on the event loop."""
-        now = self._now()
-        most = max(1.0, self._per_s)
-        self._credit = min(most, self._credit + (now - self._credited_at) * self._per_s)
-        self._credited_at = now
-        if self._credit < max(1.0, self._per_s / _LOOKS_PER_S) or self._found.full():
+        if not self._may_take(self.per_s / _LOOKS_PER_S):
             return
         frame = frame.head(_LOOKED_MAX)
-        if self._where is not None:
-            frame = frame.filter(self._where.lower().value)
+        if self.where is not None:
+            frame = frame.filter(self.where.lower().value)
         frame = frame.head(int(self._credit))
         if frame.height:
             self._credit -= frame.height
-            self._found.put_nowait(self._hide(frame))
+            self._found.put_nowait(self.hide(frame))
+
+    def show(self, frame: pl.DataFrame) -> None:
+        """Rows that another process has taken for this look. Called on the event loop."""
+        if self._may_take(1.0):
+            frame = frame.head(int(self._credit))
+            self._credit -= frame.height
+            self._found.put_nowait(frame)
+
+    def _may_take(self, rows: float) -> bool:
+        """Whether so many rows, or one, may be shown now."""
+        now = self._now()
+        most = max(1.0, self.per_s)
+        self._credit = min(most, self._credit + (now - self._credited_at) * self.per_s)
+        self._credited_at = now
+        return self._credit >= max(1.0, rows) and not self._found.full()
+
+    def taken(self) -> Iterator[pl.DataFrame]:
+        """What was taken since the last call, for one that does not wait."""
+        while True:
+            try:
+                found = self._found.get_nowait()
+            except queue.Empty:
+                return
+            if found is not None:
+                yield found
 
     def end(self) -> None:
         """Nothing more comes."""

@@ -56,8 +56,10 @@ class Calls:
         return circuit_breakers(workflow, self._held_back, self._let_through, self._systems)
 
     def is_held_back(self, step: str) -> bool:
-        """Whether its breaker is open."""
-        return step in self._breakers and self._breakers[step].is_open
+        """Whether its breaker is open, in any process of the run."""
+        if step in self._breakers and self._breakers[step].is_open:
+            return True
+        return any(step in each.held_back for each in self._watch.metrics.workers.values())
 
     def told_by_worker(self, what: str, arguments: tuple[Any, ...]) -> None:
         """A worker in another process says what happened to its calls."""
@@ -113,6 +115,7 @@ class Calls:
         facts = {"event": "breaker_opened", "system": system, "calls": opened.calls}
         facts |= {"failed": opened.failed, "slow": opened.slow}
         self._watch.say(message, level="warning", component="calls", step=step, **facts)
+        self.retries.on_opened(step)
 
     def _let_through(self, system: str) -> None:
         """The breaker of a system has closed."""

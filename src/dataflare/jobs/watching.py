@@ -299,7 +299,7 @@ class Watch:
         """Look at rows on their way into a step, or out of it; for another thread. Raises RunError as `tap_of` does."""
 
         def add() -> Tap:
-            if self.attempt is None or self.plan is None:
+            if self.attempt is None or self.plan is None or not self.reads():
                 raise RunError("the run has no rows now", code=NO_ROWS, help="ask again later")
             tap = tap_of(self.attempt.plan, self.plan, step, where, per_s)
             self.attempt.taps.add(tap)
@@ -391,6 +391,7 @@ class Watch:
             is_resumed=self.is_resumed,
             memory_short=self.metrics.memory_short,
             memory_share=self.metrics.memory_share,
+            workers=self.metrics.worker_processes,
         )
         if self.attempt is not None:
             view.bounded = self.attempt.plan.bounded

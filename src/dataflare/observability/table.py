@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from dataflare.observability.times import Histogram
-from dataflare.observability.view import RunView, StepView
+from dataflare.observability.view import ProcessView, RunView, StepView
 
 Value = float | Histogram
 Sample = tuple[tuple[str, ...], Value]
@@ -95,6 +95,18 @@ def _of_run(value: Callable[[RunView], Value | None]) -> Callable[[RunView], Ite
         found = value(run)
         if found is not None:
             yield (), found
+
+    return read
+
+
+def _workers(
+    value: Callable[[ProcessView], float | None],
+) -> Callable[[RunView], Iterator[Sample]]:
+    def read(run: RunView) -> Iterator[Sample]:
+        for name, process in run.workers.items():
+            found = value(process)
+            if found is not None:
+                yield (name,), found
 
     return read
 
@@ -406,5 +418,32 @@ METRICS = (
         "process.unix.file_descriptor.count",
         "{file}",
         _of_run(lambda run: run.process.open_files),
+    ),
+    Metric(
+        "dataflare_worker_resident_memory_bytes",
+        "gauge",
+        "Memory of a worker's process, on a cluster.",
+        ("worker",),
+        "dataflare.worker.memory.usage",
+        "By",
+        _workers(lambda process: process.rss_bytes),
+    ),
+    Metric(
+        "dataflare_worker_cpu_seconds_total",
+        "counter",
+        "Processor time of a worker's process, on a cluster.",
+        ("worker",),
+        "dataflare.worker.cpu.time",
+        "s",
+        _workers(lambda process: process.cpu_s),
+    ),
+    Metric(
+        "dataflare_worker_threads",
+        "gauge",
+        "Threads of a worker's process, on a cluster.",
+        ("worker",),
+        "dataflare.worker.threads",
+        "{thread}",
+        _workers(lambda process: process.threads),
     ),
 )

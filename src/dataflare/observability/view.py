@@ -108,7 +108,7 @@ class CheckpointView(Struct):
 
 
 class ProcessView(Struct):
-    """Of the process that the run lives in. rss_bytes: memory; None where the system does not say."""
+    """Of a process that the run lives in. rss_bytes: memory; None where the system does not say."""
 
     pid: int
     cpu_s: float
@@ -139,7 +139,7 @@ class RunView(Struct):
     """status: see `model.run_status`. at and started: seconds since 1970. restarts:
     attempts after the first one. bounded: whether its input has an end. message: the last notice. is_resumed: it goes on where
     an earlier run ended, and counts its own rows. memory_short: why fewer tasks than all go on at once; memory_share: of them, how
-    many may."""
+    many may. workers: by name, the other processes that run its tasks."""
 
     workflow: str
     run_id: str
@@ -162,6 +162,7 @@ class RunView(Struct):
     is_resumed: bool = False
     memory_short: str | None = None
     memory_share: float = 1.0
+    workers: dict[str, ProcessView] = field(default_factory=dict)
 
     @property
     def has_ended(self) -> bool:

@@ -192,10 +192,18 @@ class CircuitBreaker:
             also_failed = self._slow if self._slow_rate is None else 0
             self._open(now, Opened(step, calls, self._failed - also_failed, self._slow))
 
+    def trip(self) -> None:
+        """Open, because the system fails for other processes. `opened` is not called."""
+        if self._open_until is None:
+            self._begin_recovery(self._clock())
+
     def _open(self, now: float, opened: Opened) -> None:
+        self._begin_recovery(now)
+        self._opened(opened)
+
+    def _begin_recovery(self, now: float) -> None:
         self._open_until = now + self._recovery_s
         self._opening += 1
         self._trying = self._succeeded = 0
         self._outcomes.clear()
         self._failed = self._slow = 0
-        self._opened(opened)

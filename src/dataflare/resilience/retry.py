@@ -251,7 +251,8 @@ def _give_up(state: RetryCallState) -> Any:
 
 class Retries:
     """The policies of a run, by step. The calls of a step without a policy are made once. breakers: by step;
-    they live as long as the run, across its restarts."""
+    they live as long as the run, across its restarts. on_opened: told of a step whose breaker has opened here, for other processes
+    of the run."""
 
     def __init__(
         self,
@@ -266,6 +267,7 @@ class Retries:
         self._breakers, self._fallbacks = breakers or {}, fallbacks or {}
         self._waiting = waiting
         self.leaving = Leaving()
+        self.on_opened: Callable[[str], None] = lambda step: None
 
     def add(
         self,
@@ -277,6 +279,15 @@ class Retries:
         self._policies = {**policies, **self._policies}
         self._breakers = {**breakers, **self._breakers}
         self._fallbacks = {**fallbacks, **self._fallbacks}
+
+    def held_back(self) -> list[str]:
+        """The steps whose breaker is open."""
+        return [step for step, breaker in self._breakers.items() if breaker.is_open]
+
+    def trip(self, step: str) -> None:
+        """The breaker of a step has opened in another process of the run."""
+        if step in self._breakers:
+            self._breakers[step].trip()
 
     def of(self, step: str) -> Retrying:
         return Retrying(
