@@ -147,7 +147,7 @@ def plain(cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_a_detached_job_is_found_waited_for_and_stopped(
     cluster: RayCluster, plain: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "w.yaml").write_text(SLOW % (ROWS, "rate: 400/s,"))
+    (tmp_path / "w.yaml").write_text(SLOW % (ROWS, "rate: 100/s,"))
     begun = command(cluster, tmp_path, "run", "w.yaml", "--cluster", "auto", "--detach", "--json")
     assert (begun.returncode, json.loads(begun.stdout)["status"]) == (0, "running"), begun.stderr
     run_id = json.loads(begun.stdout)["run_id"]
@@ -160,7 +160,10 @@ def test_a_detached_job_is_found_waited_for_and_stopped(
         assert (seen["run_id"], seen["status"]) == (run_id, "running"), shown.stderr
     nodes = json.loads(command(cluster, tmp_path, "nodes", "--json").stdout)
     assert len(nodes["nodes"]) == 2
-    assert any(job["job"] == f"slow {run_id}" for job in nodes["jobs"])
+    (job,) = (job for job in nodes["jobs"] if job["job"] == f"slow {run_id}")
+    assert len(job["workers"]) == 3
+    shown = command(cluster, tmp_path, "nodes").stdout
+    assert f"slow {run_id}" in shown
     stopped = command(cluster, tmp_path, "stop", "slow", "--json")
     assert (stopped.returncode, json.loads(stopped.stdout)["run_id"]) == (0, run_id), stopped.stderr
     last = json.loads(command(cluster, tmp_path, "runs", "slow", "--json").stdout)[0]
@@ -237,5 +240,32 @@ def test_a_signal_lets_the_job_take_a_checkpoint(
     told, errors = running.communicate(timeout=60)
     assert (running.returncode, json.loads(told)["status"]) == (130, "stopped"), errors
     done = command(cluster, tmp_path, "run", "w.yaml", "--cluster", "auto", "--json")
+    assert json.loads(done.stdout)["resumed_from"] is not None, done.stderr
+    assert content(tmp_path) == content(plain)
+
+
+def test_the_keeper_is_killed_then_the_head_and_the_same_command_goes_on(
+    cluster: RayCluster, plain: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "w.yaml").write_text(SLOW % (ROWS, "rate: 100/s,"))
+    run = ("run", "w.yaml", "--cluster", "auto", "--accept-changes", "--json")
+    with ray_cluster(2) as other:
+        running = started(other, tmp_path, *run)
+        until(lambda: rows_read(tmp_path) > 0, 90, "it reads nothing")
+        workers, keepers = {*other.pids("ray::WorkerActor")}, {*other.pids("ray::ClusterActor")}
+        other.kill("ray::ClusterActor")
+        until(lambda: {*other.pids("ray::ClusterActor")} - keepers, 60, "no other keeper")
+        read = rows_read(tmp_path)
+        until(lambda: rows_read(tmp_path) > read, 60, "it stands still")
+        nodes = json.loads(command(other, tmp_path, "nodes", "--json").stdout)
+        assert [len(worker["jobs"]) for worker in nodes["workers"]] == [1, 1]
+        assert workers == {*other.pids("ray::WorkerActor")}
+        other.kill("gcs_server")
+        told, errors = running.communicate(timeout=90)
+        error = json.loads(told)["error"]
+        assert (running.returncode, error["code"]) == (1, "E0840"), errors
+        assert "run the same command" in error["help"]
+    (tmp_path / "w.yaml").write_text(SLOW % (ROWS, ""))
+    done = command(cluster, tmp_path, *run)
     assert json.loads(done.stdout)["resumed_from"] is not None, done.stderr
     assert content(tmp_path) == content(plain)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dataflare.cluster.ray_actors import Entry
 
-_PATIENCE_S = 30.0
+_PATIENCE_S = 60.0
 """So long an actor is called again whose process was lost: Ray starts another one."""
 _PAUSE_S = 0.3
 _HEAD_LOST_S = 15.0
@@ -262,7 +262,7 @@ class RayJob:
             silent_s = time.monotonic() - self._heard
             if silent_s > _HEAD_LOST_S and not _has_head():
                 raise _head_lost() from error
-            if silent_s > 2 * _PATIENCE_S:
+            if silent_s > _PATIENCE_S:
                 raise SystemError_(
                     f"the job '{self.name}' is gone: {_first_line(error)}",
                     code="E0841",
