@@ -13,6 +13,7 @@ from typing import Any
 
 from dataflare.errors import DataFlareError, InternalError, RunError
 from dataflare.formats.visible import visible_json
+from dataflare.sdk import user_exits
 from dataflare.security.redact import redact_all
 
 _answered = False
@@ -65,6 +66,10 @@ def as_error(raised: BaseException) -> DataFlareError:
     """Any exception as a DataFlareError."""
     if isinstance(raised, DataFlareError):
         return raised
+    if isinstance(raised, user_exits.ENDS) and not user_exits.is_interrupt(raised):
+        left = user_exits.as_error(raised)
+        left.__cause__ = raised
+        return left
     if isinstance(raised, KeyboardInterrupt):
         return RunError(
             "interrupted before it began", code="E0802", help="run the same command again"

@@ -18,6 +18,7 @@ import typer
 
 from dataflare.cli import answers, process, terminal
 from dataflare.cli.usage import usage_error
+from dataflare.sdk.user_exits import is_interrupt
 
 _NAME, _COMPLETION = "dataflare", "_DATAFLARE_COMPLETE"
 
@@ -149,21 +150,27 @@ def execute(args: list[str]) -> int:
         return _invoke(args or ["--help"])
     except typer.Exit as ended:
         return ended.exit_code
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as raised:
+        return 130 if is_interrupt(raised) else _reported(raised, args)
     except BrokenPipeError:
         terminal.point_stdout_nowhere()
         return process.PIPE_CLOSED
     except SystemExit as ended:
         if isinstance(ended.__context__, BrokenPipeError):  # from Rich, which prints the help
             return process.PIPE_CLOSED
-        return ended.code if isinstance(ended.code, int) else 1
+        if _COMPLETION in os.environ:
+            return ended.code if isinstance(ended.code, int) else 1
+        return _reported(ended, args)  # code that the command calls did it
     except BaseException as raised:
-        try:
-            return _report(raised, args)
-        except BrokenPipeError:
-            terminal.point_stdout_nowhere()
-            return process.PIPE_CLOSED
+        return _reported(raised, args)
+
+
+def _reported(raised: BaseException, args: list[str]) -> int:
+    try:
+        return _report(raised, args)
+    except BrokenPipeError:
+        terminal.point_stdout_nowhere()
+        return process.PIPE_CLOSED
 
 
 def _invoke(args: list[str]) -> int:

@@ -14,6 +14,7 @@ import typer
 from dataflare.cli import answers, common
 from dataflare.cli.usage import bad_usage
 from dataflare.errors import DataFlareError, Spot, WorkflowError
+from dataflare.sdk.user_exits import described, is_interrupt
 
 if TYPE_CHECKING:
     from dataflare.workflow.dsl import Workflow
@@ -75,7 +76,9 @@ def _built_by(file: Path) -> Workflow:
             names = runpy.run_path(str(file), run_name=_RUN_NAME)
     except DataFlareError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         raise _broken(file, error) from error
     finally:
         sys.path.pop(0)
@@ -93,7 +96,7 @@ def _built_by(file: Path) -> Workflow:
     return next(iter(workflows.values()))
 
 
-def _broken(file: Path, error: Exception) -> WorkflowError:
+def _broken(file: Path, error: BaseException) -> WorkflowError:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
     line = frames[-1].lineno if frames else getattr(error, "lineno", None)
     spot = None
@@ -101,8 +104,10 @@ def _broken(file: Path, error: Exception) -> WorkflowError:
         text = file.read_text(encoding="utf-8", errors="replace").splitlines()[line - 1]
         spot = Spot(str(file), line, len(text) - len(text.lstrip()) + 1, len(text.strip()), text)
     return WorkflowError(
-        f"'{file}' raised {type(error).__name__}: {error}",
+        f"'{file}' {described(error)}",
         code="E0126",
         spot=spot,
-        help="check that python runs it",
+        help='put what it runs as a script under if __name__ == "__main__":'
+        if isinstance(error, SystemExit)
+        else "check that python runs it",
     )

@@ -38,6 +38,7 @@ from dataflare.resilience.retry import Retries, Retrying
 from dataflare.sdk.destination import Committer
 from dataflare.sdk.source import SupportsCommits, SupportsDiscovery
 from dataflare.sdk.threads import completed, in_thread, own_threads
+from dataflare.sdk.user_exits import kept_inside
 
 if TYPE_CHECKING:
     from dataflare.workflow.settings import Settings
@@ -223,10 +224,10 @@ class Attempt:
             self.coordinator = coordinator
             assert self._host is not None
             lives = [*self._host.lives()]
-            lives += [finder.run() for finder in coordinator.finders.values()]
+            lives += [kept_inside(each.run(), name) for name, each in coordinator.finders.items()]
             running: list[asyncio.Future[None]] = [asyncio.ensure_future(live) for live in lives]
             self._on_begun()
-            leading = asyncio.ensure_future(self._lead(coordinator, stop))
+            leading = asyncio.ensure_future(kept_inside(self._lead(coordinator, stop)))
             cancelled = False
             try:
                 return await _all_or_first_error(leading, [*running, coordinator.failed])

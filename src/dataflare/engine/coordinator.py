@@ -45,6 +45,7 @@ from dataflare.sdk.crashpoints import crash_point
 from dataflare.sdk.destination import Committable, Committer, Epoch
 from dataflare.sdk.source import KnownSplits
 from dataflare.sdk.tracing import below, inside, tracer
+from dataflare.sdk.user_exits import kept_inside
 
 _SETTLE_S = 10.0
 
@@ -350,7 +351,9 @@ class Coordinator:
         self.epoch = barrier.epoch
         self._pending = None
         with below("commit"):
-            self._committing = asyncio.ensure_future(self._commit(manifest, pending.shares))
+            self._committing = asyncio.ensure_future(
+                kept_inside(self._commit(manifest, pending.shares))
+            )
             await asyncio.shield(self._committing)
         size = sum(chunk.num_bytes for chunk in manifest.chunks.values()) + len(manifest.to_text())
         self.stats.add(manifest.epoch, asyncio.get_running_loop().time() - started, size)

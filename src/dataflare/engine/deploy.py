@@ -43,6 +43,7 @@ from dataflare.planner.physical import PhysicalPlan, Segment, Stage
 from dataflare.sdk.context import DestinationContext
 from dataflare.sdk.source import SourceConnector, SupportsDiscovery
 from dataflare.sdk.threads import in_thread
+from dataflare.sdk.user_exits import kept_inside
 from dataflare.state.layout import Layout
 from dataflare.state.points import point_stores
 from dataflare.state.tables import Tables
@@ -228,7 +229,7 @@ class Worker:
 
     def lives(self) -> Sequence[Awaitable[None]]:
         self._easing.start(self.tasks)
-        return [task.run() for task in self.tasks]
+        return [kept_inside(task.run(), task.name) for task in self.tasks]
 
     def views(self) -> Sequence[TaskView]:
         state_bytes = self.budget.state_bytes

@@ -45,11 +45,11 @@ from dataflare.sdk.source import (
     SourceBatch,
     SourceConnector,
 )
+from dataflare.sdk.user_exits import kept_inside
 
 T = TypeVar("T")
 
 _TURN_S = 0.005
-
 _LAST_READ_S = 3.0
 """How long a run that stops waits for the read under way of a source that cannot give its rows again. A function
 that waits for rows yields more often."""
@@ -336,7 +336,7 @@ class Reading(Body):
                 room = len(flying) < pool.read_ahead and num_bytes < self._flying_bytes_max
                 if reading is None and not ended and (room or not flying):
                     reading = asyncio.ensure_future(
-                        reader.read_chunk(self._sizes.bytes_max(self.task))
+                        kept_inside(reader.read_chunk(self._sizes.bytes_max(self.task)))
                     )
                 waiting: list[asyncio.Future[Any]] = [f for _, f in list(flying)[:1]]
                 if reading is not None:

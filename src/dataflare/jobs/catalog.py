@@ -23,6 +23,7 @@ from dataflare.sdk import registry
 from dataflare.sdk.catalog import Entry, SupportsCatalog, chosen, in_other_schemas
 from dataflare.sdk.context import ConnectorContext, Policy
 from dataflare.sdk.source import SourceConnector
+from dataflare.sdk.user_exits import kept_inside
 from dataflare.security.literals import is_secret, literal_secrets
 from dataflare.workflow.dsl.yaml_text import to_yaml
 from dataflare.workflow.load import bind, load_text
@@ -185,7 +186,9 @@ async def _all_found(
     async def look(entry: Entry) -> Found:
         async with room:
             try:
-                schema = await _within(_schema_of(made(entry.config)), type_, timeout_s)
+                schema = await kept_inside(
+                    _within(_schema_of(made(entry.config)), type_, timeout_s)
+                )
             except Exception as raised:
                 return Found(entry, error=as_dataflare_error(raised))
             return Found(entry, schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import time
@@ -14,6 +15,8 @@ from dataflare.checkpoint.runs import RunFailure, RunRecord, utc_text
 from dataflare.errors import Blame, DataFlareError, InternalError, Retry, SystemError_
 from dataflare.resilience.backoff import backoff_s
 from dataflare.resilience.policy import AFTER_MAX_S
+from dataflare.sdk import user_exits
+from dataflare.sdk.user_exits import is_interrupt
 from dataflare.workflow.model import Workflow
 from dataflare.workflow.places import mentioned
 
@@ -62,7 +65,7 @@ def recorded_failure(lineage: Lineage, record: RunRecord) -> Iterator[None]:
         yield
     except BaseException as raised:
         failed = replace(record, status="stopped", ended_at=utc_text(time.time()))
-        if isinstance(raised, Exception):
+        if not isinstance(raised, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt):
             error = place(lineage.workflow, as_dataflare_error(raised))
             failed = replace(failed, status="failed", error=RunFailure.of(error))
         # Not on a thread: whatever ends the run must not end this too. A full disk may refuse it.
@@ -72,10 +75,17 @@ def recorded_failure(lineage: Lineage, record: RunRecord) -> Iterator[None]:
         raise
 
 
-def as_dataflare_error(raised: Exception) -> DataFlareError:
-    """Any exception as a DataFlareError. For an unexpected one the help asks the user to report it."""
+def as_dataflare_error(raised: BaseException) -> DataFlareError:
+    """Any exception as a DataFlareError. For an unexpected one the help asks the user to report it. Raises an
+    interruption as it is."""
     if isinstance(raised, DataFlareError):
         return raised
+    if is_interrupt(raised):
+        raise raised
+    if isinstance(raised, user_exits.ENDS):
+        error: DataFlareError = user_exits.as_error(raised)
+        error.__cause__ = raised
+        return error
     if isinstance(raised, OSError):
         if raised.errno == errno.ENOSPC:
             return SystemError_(

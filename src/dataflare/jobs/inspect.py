@@ -228,7 +228,7 @@ def _asked(probes: list[_Probe], timeout_s: float) -> list[Found]:
             facts, schema = asyncio.run(_within(probe, timeout_s))
         except TimeoutError:
             error = _silent(probe, timeout_s)
-        except Exception as raised:
+        except BaseException as raised:  # on a thread of its own no signal raises
             error = as_dataflare_error(raised)
         answers[number] = _found(probe, started, facts, schema, error)
 

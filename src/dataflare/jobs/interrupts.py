@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from dataflare.sdk.threads import completed
+from dataflare.sdk.user_exits import kept_inside
 
 INTERRUPTED_STATUS = 130
 _CAUGHT = (signal.SIGINT, signal.SIGTERM)
@@ -34,7 +35,8 @@ async def unless_left(
 ) -> T:
     """The result of work that comes before rows are read. Where `leave` is set meanwhile, the work is cancelled and
     LeftEarly is raised: also if a call of it hangs. is_begun: whether it reads rows now; then it ends by itself."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(leave.wait())
+    working = asyncio.ensure_future(kept_inside(work))
+    leaving = asyncio.ensure_future(leave.wait())
     try:
         await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
         if working.done() or is_begun():

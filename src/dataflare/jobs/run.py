@@ -271,7 +271,7 @@ class _Run:
                 except LeftEarly:
                     self.watch.attempt = None
                     return self._stopped_by(), None, None
-                except asyncio.CancelledError:
+                except (asyncio.CancelledError, GeneratorExit):
                     raise
                 except Resized as ended_at:
                     self.scaling.cut(ended_at.began_s, ended_at.epoch)
@@ -289,7 +289,7 @@ class _Run:
                         continue
                     except DataFlareError as refused:
                         error = place(self.workflow, refused)
-                except Exception as raised:
+                except BaseException as raised:
                     error = place(self.workflow, as_dataflare_error(raised))
                 former = self._with_size(self.scaling.give_up(self.workflow, error))
                 if former is not None:

@@ -89,7 +89,7 @@ def run_test(workflow: Workflow, test: WorkflowTest, *, policy: Policy | None = 
     started = time.perf_counter()
     try:
         arrived, failed = asyncio.run(_collected(workflow, test, policy or Policy()))
-    except Exception as raised:
+    except BaseException as raised:
         error = as_dataflare_error(raised)
         if error.blame is Blame.USER:
             raise error.at(spot=test.spot) from raised

@@ -97,7 +97,7 @@ def _bound(
         output = made.output_schema(inputs)
     except DataFlareError:
         raise
-    except Exception as error:
+    except BaseException as error:
         raise user_code.raised(step, f"{what}.output_schema", error) from error
     if not isinstance(output, Schema):
         raise ConfigError(
@@ -314,7 +314,7 @@ class LiveProcessor(LiveOperator):
             frames = [user_code.frame_of(operator.step, what, part) for part in parts]
         except DataFlareError as error:
             raise error.at(step=operator.step) from error.__cause__
-        except Exception as error:
+        except BaseException as error:
             raise user_code.raised(operator.step, what, error) from error
         promised = (operator.output, "output_schema")
         for frame in frames:
@@ -397,5 +397,12 @@ class LiveProcessor(LiveOperator):
 
     def close(self) -> None:
         processor, self.processor = self.processor, None
-        if processor is not None:
+        if processor is None:
+            return
+        try:
             processor.close()
+        except DataFlareError as error:
+            raise error.at(step=self.operator.step) from error.__cause__
+        except BaseException as error:
+            what = f"{self.operator.processor.__name__}.close"
+            raise user_code.raised(self.operator.step, what, error) from error

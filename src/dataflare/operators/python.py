@@ -150,7 +150,7 @@ class PythonCall(RowOperator, StructABC, frozen=True):
             made = user_code.frame_of(self.step, self.function, result)
         except DataError as error:
             raise error.at(step=self.step) from error.__cause__
-        except Exception as error:
+        except BaseException as error:
             raise user_code.raised(self.step, self.function, error) from error
         made = user_code.conformed(self.step, self.function, made, self.output, "'schema'")
         return made if origins is None else made.with_columns(_origin(origins))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dataflare.errors import ConfigError, DataError
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.types import Schema
+from dataflare.sdk import user_exits
 from dataflare.sdk.runtime import current
 from dataflare.sdk.user_modules import UserModules, plain_names
 from dataflare.sdk.user_values import WrongValue, as_promised
@@ -20,14 +21,19 @@ if TYPE_CHECKING:
 LOST_WORKER = "E0522"
 
 
-def raised(step: str, what: str, error: Exception) -> DataError:
-    """The error for an exception of a user's code (E0520). what: the code, by its name."""
+def raised(step: str, what: str, error: BaseException) -> DataError:
+    """The error for what a user's code raised, which no signal did (E0520). what: the code, by its name. Raises an
+    interruption again."""
+    if user_exits.is_interrupt(error):
+        raise error
     return DataError(
-        f"step '{step}': {what} raised {type(error).__name__}: {plain_names(str(error))}",
+        f"step '{step}': {what} {plain_names(user_exits.described(error))}",
         code="E0520",
         step=step,
         notes=_raised_at(error),
-        help="fix the function or the data, or set error_handling: {on_error: skip}",
+        help=user_exits.help_for(
+            error, "fix the function or the data, or set error_handling: {on_error: skip}"
+        ),
     )
 
 
@@ -122,9 +128,11 @@ def _loaded(target: str, modules: UserModules) -> Callable[..., Any]:
         found: Any = modules.module(module_name)
         for part in name.split("."):
             found = getattr(found, part)
-    except Exception as error:
+    except BaseException as error:
+        if user_exits.is_interrupt(error):
+            raise
         raise ConfigError(
-            f"cannot import '{target}': {type(error).__name__}: {plain_names(str(error))}",
+            f"cannot import '{target}': {_reason(error)}",
             code="E0408",
             help=_import_help(error, module_name, name),
         ) from error
@@ -138,7 +146,13 @@ def _loaded(target: str, modules: UserModules) -> Callable[..., Any]:
     return function
 
 
-def _import_help(error: Exception, module: str, name: str) -> str:
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it {user_exits.described(error)}"
+    return f"{type(error).__name__}: {plain_names(str(error))}"
+
+
+def _import_help(error: BaseException, module: str, name: str) -> str:
     """What to do about a function that cannot be imported."""
     lacking = plain_names(error.name or "") if isinstance(error, ModuleNotFoundError) else None
     if lacking and not f"{module}.".startswith(f"{lacking}."):
@@ -147,6 +161,8 @@ def _import_help(error: Exception, module: str, name: str) -> str:
         return 'write "package.module:function"; the workflow\'s own folder is searched first'
     if isinstance(error, AttributeError) and name:
         return f"define '{name}' in {module}, or name another function of it"
+    if isinstance(error, SystemExit):
+        return f'put what {module} runs as a script under if __name__ == "__main__":'
     return f"fix {module}: it raises this when it is imported"
 
 

@@ -78,5 +78,5 @@ class PythonWriter(Writer):
             self._function(batch.frame, **self._config.options)
         except DataFlareError:
             raise
-        except Exception as error:
+        except BaseException as error:
             raise user_code.raised(self._step, self._config.function, error) from error

@@ -256,7 +256,7 @@ class _Rows:
             return None
         except DataFlareError:
             raise
-        except Exception as error:
+        except BaseException as error:
             raise user_code.raised(self.reader.step, name, error) from error
 
     def _begun(self) -> Iterator[Any]:
