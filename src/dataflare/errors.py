@@ -199,6 +199,10 @@ class ManyErrors(DataFlareError):
         first = errors[0]
         super().__init__(first.message, code=first.code, step=first.step, spot=first.spot)
         self.errors = list(errors)
+        if all(error.blame is not Blame.USER for error in errors):
+            self.blame = first.blame
+        if all(error.retry is not Retry.NEVER for error in errors):
+            self.retry = Retry.RESTART
 
     @property
     def each(self) -> list[DataFlareError]:

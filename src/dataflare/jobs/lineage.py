@@ -89,9 +89,13 @@ class Lineage:
 
     def record(self) -> RunRecord:
         """Of this run, which begins now."""
-        current, file = self.current, self.workflow.file
+        return self.record_of(self.current.lineage, self.current.attempt)
+
+    def record_of(self, lineage: str, attempt: int) -> RunRecord:
+        """Of a run in this lineage that begins now."""
+        file = self.workflow.file
         return RunRecord(
-            self.run_id, self.workflow.name, current.lineage, current.attempt, utc_text(time.time()),
+            self.run_id, self.workflow.name, lineage, attempt, utc_text(time.time()),
             file=str(file.absolute()) if file else None, fingerprints=self.workflow.fingerprints(),
         )  # fmt: skip
 
@@ -109,7 +113,8 @@ class Lineage:
         """The state of the last run, None before the first one; and its record, if it finished but its process ended before
         it reported this. Blocking."""
         current = self._read()
-        if current is None or not current.finished:
+        begins_anew = self.options.fresh or self.options.savepoint is not None
+        if current is None or not current.finished or begins_anew:
             return current, None
         self.current = current
         record = self.log.read(current.run_id)

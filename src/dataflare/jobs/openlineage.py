@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dataflare.errors import DataFlareError
     from dataflare.observability.view import RunView
     from dataflare.planner import Plan
+    from dataflare.planner.graph import Node
+    from dataflare.workflow.model import Workflow
 
 _SPEC = "https://openlineage.io/spec"
 _EVENT = f"{_SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent"
@@ -45,10 +47,14 @@ Event = dict[str, Any]
 
 
 class RunEvents:
-    """The events of one run. namespace: of its job. version: of this program."""
+    """The events of one run. plan: None of a run that failed before it had one; then its data is not known. namespace: of
+    its job. version: of this program."""
 
-    def __init__(self, plan: Plan, run_id: str, namespace: str, version: str) -> None:
-        self._plan, self._namespace, self._version = plan, namespace, version
+    def __init__(
+        self, workflow: Workflow, plan: Plan | None, run_id: str, namespace: str, version: str
+    ) -> None:
+        self._workflow, self._plan = workflow, plan
+        self._namespace, self._version = namespace, version
         self._run_id = str(uuid_of(run_id))
         self._producer = f"urn:dataflare:{version}"
 
@@ -80,16 +86,16 @@ class RunEvents:
         outputs: list[Event],
         facets: Mapping[str, Any] | None = None,
     ) -> Event:
-        workflow = self._plan.workflow
+        workflow = self._workflow
         engine = self._facet("processing_engine", name="DataFlare", version=self._version)
-        job: dict[str, Any] = {
-            "jobType": self._facet(
+        job: dict[str, Any] = {}
+        if self._plan is not None:
+            job["jobType"] = self._facet(
                 "jobType",
                 processingType="BATCH" if self._plan.stages.bounded else "STREAMING",
                 integration="DATAFLARE",
                 jobType="JOB",
             )
-        }
         if workflow.description:
             job["documentation"] = self._facet("documentation", description=workflow.description)
         at = datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")
@@ -106,11 +112,15 @@ class RunEvents:
 
     # -- datasets ------------------------------------------------------------------------------------
 
+    @property
+    def _nodes(self) -> Iterable[Node]:
+        return self._plan.written if self._plan is not None else ()
+
     @cached_property
     def _read(self) -> dict[str, tuple[Dataset, Schema]]:
         """By source, stream of a source, or lookup: what it reads, and its columns."""
         found: dict[str, tuple[Dataset, Schema]] = {}
-        for node in self._plan.written:
+        for node in self._nodes:
             if isinstance(node, SourceNode):
                 for output, schema in node.outputs.items():
                     step = node.step if output is None else f"{node.step}.{output}"
@@ -127,12 +137,12 @@ class RunEvents:
     def _written(self) -> dict[str, tuple[Dataset, Schema]]:
         return {
             node.step: (self._dataset(node.connector, node.step), node.written)
-            for node in self._plan.written
+            for node in self._nodes
             if isinstance(node, DestinationNode)
         }
 
     def _dataset(self, connector: Any, step: str) -> Dataset:
-        return dataset_of(connector, self._namespace, f"{self._plan.workflow.name}.{step}")
+        return dataset_of(connector, self._namespace, f"{self._workflow.name}.{step}")
 
     def _inputs(self, view: RunView | None) -> list[Event]:
         made: dict[Dataset, Event] = {}
@@ -181,6 +191,8 @@ class RunEvents:
     def _lineage(self) -> dict[str, Event]:
         """By destination, its facet. Conditions that all of its columns have are those of its rows."""
         made: dict[str, Event] = {}
+        if self._plan is None:
+            return made
         for step, columns in column_lineage(self._plan.written).items():
             if not columns:
                 continue

@@ -59,6 +59,7 @@ from dataflare.jobs.replaced_rows import nothing_to_replace_with
 from dataflare.jobs.reporting import reporting
 from dataflare.jobs.result import RunResult
 from dataflare.jobs.scaling import Scaling, with_parallelism
+from dataflare.jobs.starting import recorded_start, restarted
 from dataflare.jobs.unread import unread
 from dataflare.jobs.watching import Watch
 from dataflare.model.new_fields import Columns, FieldsAppeared
@@ -115,7 +116,8 @@ class _Run:
         self._given = workflow  # without a step for each table
         self.interrupted = self.unread = self.has_met = False
         self.watch = Watch(workflow, self.run_id, options, self._interrupt)
-        self.scaling = Scaling(options.workers, options.follows, self._planned_again)
+        self.restarts = Restarts(workflow.settings.restart)
+        self.scaling = Scaling(options.workers, options.follows, self._sized)
         self.watch.scaling = self.scaling
         self._use(workflow)
         self.resumed_from: int | None = None
@@ -149,14 +151,19 @@ class _Run:
             self._door.enter_context(self.watch.at_door())
             async with own_threads():  # the lock is held until they are done
                 try:
-                    plan = await unless_left(self.leave, self._planned(learned))
+                    async with recorded_start(self.watch, lambda: self.lineage):
+                        begin = partial(self._planned, learned)
+                        planned = restarted(begin, self.watch, self.restarts)
+                        plan = await unless_left(self.leave, planned)
+                        last_state, late = await in_thread(self.lineage.last)
+                        resume = late is None and await self.lineage.begin(plan, last_state)
                 except LeftEarly:
                     return self._left()
                 with unread(plan, self._nobody_reads):
-                    return await self._locked(plan)
+                    return await (self._tell_late(late) if late else self._locked(plan, resume))
 
     async def _planned(self, learned: Mapping[str, Columns]) -> Plan:
-        with_tables = await expanded_to_run(self.workflow, self.options, self.retries)
+        with_tables = await expanded_to_run(self._given, self.options, self.retries)
         if with_tables is not self.workflow:
             self._use(with_tables)
         plan = await self._plan(learned)
@@ -175,8 +182,7 @@ class _Run:
                 told(result)
         return result
 
-    async def _planned_again(self, workflow: Workflow) -> Plan:
-        """The plan of this run, where its workflow has other settings."""
+    async def _sized(self, workflow: Workflow) -> Plan:
         return await self._plan(self.lineage.current.learned, workflow)
 
     async def _plan(self, learned: Mapping[str, Columns], workflow: Workflow | None = None) -> Plan:
@@ -188,11 +194,7 @@ class _Run:
             learned=learned,
         )
 
-    async def _locked(self, plan: Plan) -> RunResult:
-        last_state, unreported = await in_thread(self.lineage.last)
-        if unreported is not None and not self.options.fresh and not self.options.savepoint:
-            return await self._tell_late(unreported)
-        resume = await self.lineage.begin(plan, last_state)
+    async def _locked(self, plan: Plan, resume: bool) -> RunResult:
         record = self.lineage.record()
         await in_thread(self.lineage.log.start, record)
         self.watch.begin(plan, self.lineage.folders())
@@ -258,7 +260,7 @@ class _Run:
         self, plan: Plan, resume: bool
     ) -> tuple[EndStatus, DataFlareError | None, dict[str, Any] | None]:
         """Run attempts until one is the last. Returns status, error and the values that sources carry."""
-        restarts, replans = Restarts(self.workflow.settings.restart), 0
+        replans = 0
         for_s, loop = self.options.for_s, asyncio.get_running_loop()
         timer = loop.call_later(for_s, self.stop.set) if for_s is not None else None
         try:
@@ -298,7 +300,7 @@ class _Run:
                     continue
                 if self.stop.is_set() and error.retry is not Retry.NEVER:
                     return self._cut_short(error)
-                delay = restarts.delay_s(error)
+                delay = self.restarts.delay_s(error)
                 if delay is None:
                     return "failed", error, None
                 self.watch.restarting(error, delay)
@@ -358,8 +360,8 @@ class _Run:
         """The committers of an attempt, and its identity."""
         identity = self.lineage.identity()
         store = self.lineage.store_of(self.lineage.current)
-        on_error = policies_of(self.workflow)
-        return await open_committers(plan.stages, identity, store, self.retries, on_error), identity
+        facts = plan.stages, identity, store, self.retries, policies_of(self.workflow)
+        return await open_committers(*facts), identity
 
     async def _attempt(
         self, plan: Plan, resume: bool
@@ -474,7 +476,7 @@ class _Run:
         if recovered.manifest is not None:
             if self.resumed_from is None and not self.scaling.has_taken:
                 self.resumed_from = recovered.manifest.epoch
-                self.watch.is_resumed = not self.watch.restarts
+                self.watch.is_resumed = self.watch.restarts == self.watch.restarts_at_start
             self.watch.say(f"resumed from checkpoint {recovered.manifest.epoch}")
 
     # -- the end -----------------------------------------------------------------------------------

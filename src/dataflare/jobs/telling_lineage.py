@@ -55,10 +55,13 @@ class _Telling:
     def tell(self, event: Callable[[RunEvents], Event]) -> None:
         """Send an event of the plan that runs now: another attempt may have more columns."""
         watch = self._watch
-        assert watch.plan is not None
         try:
             events = RunEvents(
-                watch.plan, watch.run_id, self._target.namespace, version("dataflare")
+                watch.workflow,
+                watch.plan,
+                watch.run_id,
+                self._target.namespace,
+                version("dataflare"),
             )
             self._sender.send(json.loads(watch.redacted(json.dumps(event(events)))))
         except Exception as error:  # a run goes on, whatever becomes of its events

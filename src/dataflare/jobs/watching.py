@@ -66,7 +66,7 @@ class Watch:
         self.warnings = KeptWarnings()
         self.calls = Calls(self)
         self.hidden, self.in_flight = HiddenValues(), InFlight()
-        self.restarts = 0
+        self.restarts = self.restarts_at_start = 0
         self.is_resumed = False
         self._last_rows: dict[str, tuple[int, float]] = {}
         self.attempt: Attempt | None = None
@@ -76,8 +76,7 @@ class Watch:
         self.error: DataFlareError | None = None
         self._last: RunView | None = None
         self._logged_epoch: int | None = None
-        self._options = options
-        self.recorder = Recorder(self)
+        self._options, self.recorder = options, Recorder(self)
         self.use(workflow)
 
     def use(self, workflow: Workflow) -> None:
@@ -418,6 +417,7 @@ class Watch:
         """The run begins. folders: those of its files, the first one is its workflow's. Their size is checked from
         now on, and before each checkpoint."""
         self.plan, self.recorder.folder = plan, folders[0]
+        self.restarts_at_start = self.restarts
         self._context = contextvars.copy_context()
         self.disk = DiskBound(self.workflow, folders, self.warn)
 
