@@ -17,6 +17,7 @@ IN_A_RESULT = {
     *("degraded", "diverted", "kept_bytes"),
 }
 NOT_IN_A_RESULT = {
+    "taken_back",
     *("kind", "refused", "ending", "seconds", "tasks", "ended", "watermark_us", "late_unread"),
     *("warnings", "left_out", "shares"),
 }

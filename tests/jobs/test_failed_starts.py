@@ -78,7 +78,9 @@ def rows(folder: Path) -> list[int]:
 
 def test_a_failed_start_changes_nothing_of_what_the_next_run_continues(tmp_path: Path) -> None:
     text = (HEAD % 0).replace("alerts", "# alerts").replace("notifiers", "# notifiers")
-    lite = "sources: {s: {type: sqlite, config: {path: in.db, table: t, incremental: {column: id}}}}\n"
+    lite = (
+        "sources: {s: {type: sqlite, config: {path: in.db, table: t, incremental: {column: id}}}}\n"
+    )
     options = RunOptions(tmp_path / "home")
     with sqlite3.connect(tmp_path / "in.db") as database:
         database.execute("create table t (id integer primary key)")

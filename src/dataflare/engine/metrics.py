@@ -29,7 +29,8 @@ class LeftOut(Struct):
 class StepMetrics(Struct):
     """rows_in and rows_out: None once unknowable. watermark_us: the least event time that is still expected,
     where it is known. late_unread: by output, those late rows that no step reads. late_in_part: rows that came too late for
-    some of their windows only. degraded: rows for which it gave less than it should, as it says itself. diverted: by destination, rows that went there instead. refused: those errors that a
+    some of their windows only. degraded: rows for which it gave less than it should, as it says itself. diverted: by destination, rows that went there instead. taken_back: rows that
+    were counted in rows_out, and that the system refused later. refused: those errors that a
     destination's system gave; ending: those that ended the run. tasks and ended: its parallel copies. left_out: by path, the fields that
     its columns lack. shares: by rule of which a share may be broken, how many rows were. kept_bytes: how much of a log its server keeps for it, where that is known."""
 
@@ -45,6 +46,7 @@ class StepMetrics(Struct):
     late_in_part: int = 0
     degraded: int = 0
     diverted: dict[str, int] = field(default_factory=dict)
+    taken_back: int = 0
     seconds: float = 0.0
     tasks: int = 0
     ended: int = 0
@@ -80,6 +82,7 @@ class StepMetrics(Struct):
         self.degraded += other.degraded
         for to, rows in other.diverted.items():
             self.diverted[to] = self.diverted.get(to, 0) + rows
+        self.taken_back += other.taken_back
         for output, rows in other.late_unread.items():
             self.late_unread[output] = self.late_unread.get(output, 0) + rows
         self.seconds += other.seconds
@@ -117,6 +120,7 @@ class StepMetrics(Struct):
             self.late_in_part - other.late_in_part,
             self.degraded - other.degraded,
             each_beside(self.diverted, other.diverted),
+            self.taken_back - other.taken_back,
             self.seconds - other.seconds,
             late_unread=each_beside(self.late_unread, other.late_unread),
             warnings=each_beside(self.warnings, other.warnings),
@@ -155,6 +159,11 @@ class StepMetrics(Struct):
     def add_out(self, rows: int | None, num_bytes: int = 0) -> None:
         self.rows_out = None if rows is None or self.rows_out is None else self.rows_out + rows
         self.bytes_out += num_bytes
+
+    def take_back(self, rows: int) -> None:
+        """Rows that were counted did not go out."""
+        self.add_out(-rows)
+        self.taken_back += rows
 
     def to_json(self) -> dict[str, Any]:
         known: dict[str, Any] = {}
@@ -295,8 +304,13 @@ class JobMetrics:
 
     @property
     def processed(self) -> dict[str, StepMetrics]:
-        """The counts by step of all attempts, also of what failed and was done again. They only grow."""
-        return self._with_end(self._processed())
+        """The counts by step of all attempts, also of what failed and was done again, or was refused later. They only
+        grow."""
+        total = self._with_end(self._processed())
+        for step in total.values():
+            if step.taken_back:
+                step.add_out(step.taken_back)
+        return total
 
     def _processed(self) -> dict[str, StepMetrics]:
         return self._sum([*(task.counts for task in self._tasks), self._undone])

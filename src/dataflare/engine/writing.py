@@ -99,7 +99,11 @@ class Writing(Body):
         seconds = time.perf_counter() - started
         metric = self.task.metrics.step(self.task.name)
         metric.add_in(batch.num_rows)
-        metric.add_out(stats.rows, stats.num_bytes)
+        sent = self.writer.rows_out
+        if sent is None:
+            metric.add_out(stats.rows, stats.num_bytes)
+        else:  # what waits in the writer has not gone out
+            metric.rows_out, metric.bytes_out = sent, metric.bytes_out + stats.num_bytes
         metric.seconds += seconds
         if batch.read_at_s and stats.rows:
             latency_s = asyncio.get_running_loop().time() - batch.read_at_s
@@ -167,7 +171,8 @@ class Writing(Body):
         if not refused:
             return
         self._count_failed(len(refused))
-        self.task.metrics.step(self.task.name).add_out(-len(refused))
+        if self.writer.rows_out is None:
+            self.task.metrics.step(self.task.name).take_back(len(refused))
         if self._on_error == "dead_letter":
             await self._send_letters(
                 [each.code for each in refused],
@@ -199,6 +204,7 @@ class Writing(Body):
         crash_point("engine.before_prepare")
         prepare = partial(self.writer.prepare, barrier.epoch, final=barrier.final)
         committable = await (prepare() if self._diverts else self._call(prepare))
+        self._count_sent()
         self._is_open, self._prepared = False, barrier.epoch
         if self._put_redo is not None and committable is not None:
             await in_thread(self._put_redo, committable)
@@ -208,9 +214,12 @@ class Writing(Body):
     async def aclose(self) -> None:
         """Release the writer, at the end and after a failed attempt alike. Rows that it has not sent are
         not counted as written."""
+        self._count_sent()
+        await self.writer.aclose()
+
+    def _count_sent(self) -> None:
         if self.writer.rows_out is not None:
             self.task.metrics.step(self.task.name).rows_out = self.writer.rows_out
-        await self.writer.aclose()
 
     async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
         """A call of the writer, made again after a failure only where the writer goes on with it."""

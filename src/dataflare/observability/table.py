@@ -115,7 +115,7 @@ METRICS = (
     Metric(
         "dataflare_rows_total",
         "counter",
-        "Rows that came into a step and went out of it, those of attempts that failed included.",
+        "Rows that came into a step and went out of it, those of attempts that failed and those that a system refused later included.",
         ("step", "direction"),
         "dataflare.rows",
         "{row}",
