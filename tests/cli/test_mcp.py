@@ -18,7 +18,9 @@ destinations: {out: {type: file, inputs: [f], config: {path: out.csv}}}
 """
 
 
-def ask(folder: Path, *calls: tuple[str, dict], allow_run: bool = False) -> tuple[list[str], list]:
+def ask(
+    folder: Path, *calls: tuple[str, dict], allow_run: bool = False, whole: bool = False
+) -> tuple[list[str], list]:
     """The names of the tools, and what each call gave."""
     options = ["--allow-run"] if allow_run else []
     parameters = StdioServerParameters(
@@ -29,6 +31,8 @@ def ask(folder: Path, *calls: tuple[str, dict], allow_run: bool = False) -> tupl
         async with Client(parameters) as client:
             names = [tool.name for tool in (await client.list_tools()).tools]
             answers = [await client.call_tool(name, given) for name, given in calls]
+            if whole:
+                return names, answers
             return names, ["".join(part.text for part in each.content) for each in answers]
 
     return asyncio.run(asked())
@@ -71,6 +75,23 @@ def test_an_assistant_looks_and_writes_nothing(
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_a_call_that_fails_is_an_error_of_the_tool(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(WORKFLOW)
+    wrong = WORKFLOW.replace("m > 1", "mm > 1")
+    failed = {
+        "nothing": ("validate", {}),
+        "both": ("validate", {"file": "w.yaml", "text": WORKFLOW}),
+        "dash": ("preview", {"file": "--help", "step": "f"}),
+        "unknown": ("logs", {"workflow": "nope"}),
+        "page": ("docs_page", {"page": "nope"}),
+        "found": ("validate", {"text": wrong}),
+        "right": ("validate", {"file": "w.yaml"}),
+    }
+    _, answers = ask(tmp_path, *failed.values(), whole=True)
+    errors = {name for name, each in zip(failed, answers, strict=True) if each.is_error}
+    assert errors == {"nothing", "both", "dash", "unknown", "page"}
+
+
 def test_a_run_must_be_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATAFLARE_HOME", raising=False)
     (tmp_path / "w.yaml").write_text(WORKFLOW)
@@ -101,7 +122,7 @@ def test_lines_of_files_elsewhere_are_not_quoted(
         ("validate", {"file": "inner.yaml"}),
     )
     for answer in hidden:
-        error = json.loads(answer)["error"]
+        error = json.loads(answer[answer.index("{") :])["error"]
         assert (error["code"], error["spots"][0]["line"]) == ("E0103", 1)
         assert "private_word" not in answer
     assert "nearby_word" in json.loads(shown)["error"]["message"]

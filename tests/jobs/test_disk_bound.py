@@ -34,6 +34,7 @@ def test_dead_letters_above_the_bound_fail_the_run_which_goes_on_with_a_higher_o
         letters(tmp_path, "1MiB", path).run()
     error = raised.value
     assert error.code == "E0616"
+    assert error.exit_status == 1  # something was run
     assert "'resources.disk' allows 1.0 MB" in error.message
     assert "dead letters: " in error.notes[0]
     assert "raise 'resources.disk'" in str(error.help)

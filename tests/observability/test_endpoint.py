@@ -155,6 +155,11 @@ def test_a_client_that_goes_early_leaves_no_traceback(capfd: pytest.CaptureFixtu
     assert capfd.readouterr().err == ""
 
 
+def test_an_address_of_ipv6_is_served() -> None:
+    with serving("::1", 0, list) as port:
+        assert get(f"http://[::1]:{port}/metrics")[0] == 200
+
+
 def test_addresses() -> None:
     assert parsed("0.0.0.0:80") == ("0.0.0.0", 80)
     assert parsed("[::1]:9464") == ("::1", 9464)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword
+from msgspec.structs import replace
 from pydantic import ValidationError
 from servers.certificates import make_certificate
 from servers.process import free_port
@@ -283,6 +284,19 @@ def test_mail_is_sent(tmp_path: Path) -> None:
     text = mail.get_content()
     assert text.startswith("lag of <orders> is 7 min")
     assert "run: 01RUN" in text
+
+
+def test_a_name_with_a_line_break_is_one_line_of_a_mail(tmp_path: Path) -> None:
+    rule = replace(RULE, name="bad\nBcc: else@x.de\r\nX: y")
+    told = replace(notice(), event=replace(notice().event, rule=rule))
+    with mail_server(tmp_path, tls=False) as (mailbox, port, _):
+        options = {"host": "127.0.0.1", "port": port, "tls": "none", "from": "flows@x.de"}
+        made("smtp", to="ops@x.de", **options).send(told, tmp_path)
+    (envelope,) = mailbox.mails
+    assert envelope.rcpt_tos == ["ops@x.de"]
+    mail = message_from_bytes(envelope.content, policy=policy.default)
+    assert mail["Subject"] == "[page] firing: bad Bcc: else@x.de X: y of workflow load"
+    assert mail["Bcc"] is None
 
 
 def test_mail_is_sent_with_tls_and_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

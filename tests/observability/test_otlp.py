@@ -212,6 +212,15 @@ def test_where_it_goes() -> None:
             target(wrong)
 
 
+def test_a_protocol_that_is_not_supported_is_a_warning(tmp_path: Path) -> None:
+    with http_receiver() as (url, requests, _):
+        named = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}
+        done = run(tmp_path, **named)
+    assert done.returncode == 0, done
+    assert "'http/json', which is not supported: http/protobuf is used" in done.stderr
+    assert requests
+
+
 def test_a_wrong_address_is_wrong_usage(tmp_path: Path) -> None:
     done = run(tmp_path, "--otlp", "localhost:4318")
     assert done.returncode == 2

@@ -6,9 +6,12 @@ printed.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dataflare.errors import DataFlareError, InternalError, RunError
@@ -17,6 +20,60 @@ from dataflare.sdk import user_exits
 from dataflare.security.redact import redact_all
 
 _answered = False
+_real: int | None = None
+"""Standard output, while what others print goes to standard error."""
+_CALLS_CODE = (
+    "validate", "check", "plan", "lineage", "preview", "diff", "resync", "backfill", "chaos", "test", "discover", "convert",
+)  # fmt: skip
+"""Commands that import or call users' code. `run` and `mcp` keep their answers apart themselves."""
+
+
+@contextlib.contextmanager
+def alone(args: Sequence[str]) -> Iterator[None]:
+    """Let only the answer of such a command come to standard output, where it is asked for JSON or a drawing. What users'
+    code and libraries print meanwhile goes to standard error."""
+    global _real
+    if args[:1] and args[0] in _CALLS_CODE and (is_wanted(args) or _is_drawing(args)):
+        with contextlib.ExitStack() as stack:
+            try:
+                sys.stdout.flush()
+                _real = os.dup(1)
+            except OSError:  # standard output is closed
+                yield
+                return
+            stack.callback(_end)
+            os.dup2(2, 1)
+            yield
+    else:
+        yield
+
+
+def _end() -> None:
+    global _real
+    sys.stdout.flush()
+    if _real is not None:
+        os.dup2(_real, 1)
+        os.close(_real)
+        _real = None
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """What is printed inside is the answer of the command."""
+    if _real is None:
+        yield
+        return
+    sys.stdout.flush()
+    os.dup2(_real, 1)
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        os.dup2(2, 1)
+
+
+def _is_drawing(args: Sequence[str]) -> bool:
+    return any(arg in ("-f", "--format") or arg.startswith("--format=") for arg in args)
 
 
 def begin() -> None:
@@ -36,7 +93,8 @@ def print_json(value: Any, *, indent: bool = True) -> None:
     _answered = True
     redacted = redact_all(value)
     text = json.dumps(redacted, indent=2 if indent else None, ensure_ascii=False, default=str)
-    print(visible_json(text))
+    with printing():
+        print(visible_json(text))
 
 
 def is_wanted(args: Sequence[str]) -> bool:

@@ -146,6 +146,11 @@ def execute(args: list[str]) -> int:
     """Run one command line and return its exit status. Raises no exception."""
     terminal.show_tracebacks, args = _take_debug(args)
     answers.begin()
+    with answers.alone(args):
+        return _executed(args)
+
+
+def _executed(args: list[str]) -> int:
     try:
         return _invoke(args or ["--help"])
     except typer.Exit as ended:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
@@ -53,7 +54,7 @@ def validate(
     """Check a workflow without any network: syntax, names, types, expressions, options. Imports the Python modules that it
     names, so their code runs. JSON; errors have a place and help."""
     if (file is None) == (text is None):
-        return '{"error": "give either a file or a text"}'
+        raise ToolError("give either a file or a text")
     if file is not None:
         return _of_file(file, "validate", file, "--json")
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +126,10 @@ def docs_search(words: Annotated[str, Field(description="A few words.")]) -> str
 
 def docs_page(page: Annotated[str, Field(description="A page, such as windows.md.")]) -> str:
     """One page of the documentation, as Markdown."""
-    return page_text(page) or f"there is no page '{page}'; there are: {', '.join(page_names())}"
+    text = page_text(page)
+    if text is None:
+        raise ToolError(f"there is no page '{page}'; there are: {', '.join(page_names())}")
+    return text
 
 
 def run(
@@ -137,13 +141,14 @@ def run(
 
 def _of_file(file: str, *args: str) -> str:
     """What a command prints of a workflow, without texts of files outside its folder: `include` reads any file."""
-    said = _command(*args)
+    said, status = _printed(*args)
     try:
         answer = json.loads(said)
     except ValueError:  # rows, one a line
-        return said
+        return _answered(args[0], said, status)
     shown = _without_texts_of_others(answer, Path(file).resolve().parent)
-    return said if shown == answer else json.dumps(shown, ensure_ascii=False)
+    said = said if shown == answer else json.dumps(shown, ensure_ascii=False)
+    return _answered(args[0], said, status)
 
 
 def _without_texts_of_others(value: Any, folder: Path) -> Any:
@@ -160,9 +165,21 @@ def _without_texts_of_others(value: Any, folder: Path) -> Any:
 
 
 def _command(*args: str) -> str:
-    """What a command prints. An option is never taken from what an assistant gave as a name."""
+    """What a command prints. Raises ToolError with it where the command fails."""
+    return _answered(args[0], *_printed(*args))
+
+
+def _answered(command: str, said: str, status: int) -> str:
+    # That a workflow is wrong is what `validate` is asked for.
+    if status and command != "validate":
+        raise ToolError(said)
+    return said
+
+
+def _printed(*args: str) -> tuple[str, int]:
+    """What a command prints, and its exit status. An option is never taken from what an assistant gave as a name."""
     if any(given.startswith("-") and given not in _OWN for given in args):
-        return '{"error": "a name cannot begin with a dash"}'
+        raise ToolError("a name cannot begin with a dash")
     done = subprocess.run(
         [sys.executable, "-m", "dataflare", *args],
         capture_output=True,
@@ -171,11 +188,11 @@ def _command(*args: str) -> str:
         stdin=subprocess.DEVNULL,
     )
     said = str(done.stdout).strip()
-    if said:
-        return said
-    # Lines of files stand behind a gutter there.
-    lines = [line for line in str(done.stderr).splitlines() if not _GUTTER.match(line)]
-    return "\n".join(lines).strip() or "{}"
+    if not said:
+        # Lines of files stand behind a gutter there.
+        lines = [line for line in str(done.stderr).splitlines() if not _GUTTER.match(line)]
+        said = "\n".join(lines).strip() or "{}"
+    return said, done.returncode
 
 
 _GUTTER = re.compile(r"\s*\d* \|")

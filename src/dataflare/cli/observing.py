@@ -79,6 +79,16 @@ def _target(url: str | None, signal: Signal) -> Target | None:
         raise bad_usage(message, "dataflare run") from None
 
 
+def _warn_of_protocol(watch: Watch, target: Target) -> None:
+    if target.instead_of is not None:
+        watch.warn(
+            [
+                f"OTEL_EXPORTER_OTLP_PROTOCOL names '{target.instead_of}', which is not supported: {target.protocol} is used "
+                "(grpc is the other one)"
+            ]
+        )
+
+
 def _lost(watch: Watch, text: str) -> None:
     watch.warnings.append(text)
     watch.log.log("warning", "otlp", text)
@@ -91,6 +101,7 @@ def _otlp(watch: Watch, target: Target, patience: Patience) -> Iterator[None]:
     def said(text: str) -> None:
         watch.log.log("warning", "otlp", text)
 
+    _warn_of_protocol(watch, target)
     ask, now = lambda: [watch.ask(1.0)], lambda: [watch.view()]
     with pushing(target, ask, now, said, partial(_lost, watch), patience):
         watch.log.log("info", "otlp", f"metrics are pushed to {target.shown}")
@@ -105,6 +116,7 @@ def _tracing(watch: Watch, target: Target, patience: Patience) -> Iterator[None]
     def said(text: str) -> None:
         watch.log.log("warning", "otlp", text)
 
+    _warn_of_protocol(watch, target)
     runtime = current()
     name, run_id = watch.workflow.name, watch.run_id
     with tracing(target, name, run_id, said, partial(_lost, watch), patience) as made:

@@ -71,10 +71,12 @@ def plan(
         answers.print_json(view)
         return 0
     if format_ is Format.TEXT:
-        _print_text(view)
+        with answers.printing():
+            _print_text(view)
     else:
         drawing: str = importlib.import_module(f"dataflare.planner.render.{format_}").render(view)
-        print(drawing, end="")
+        with answers.printing():
+            print(drawing, end="")
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dataflare.cli import common, complete, terminal
+from dataflare.cli import answers, common, complete, terminal
 
 
 def preview(
@@ -41,7 +41,8 @@ def preview(
         reason = f"; the first: {failed.first}" if failed.first else ""
         terminal.print_warning(f"step '{name}': {failed.rows:,} {were} left out{reason}")
     if json:
-        frames.write_ndjson(result.rows)
+        with answers.printing():
+            frames.write_ndjson(result.rows)
         return 0
     frames.print_frame(result.rows)
     for name, findings in result.findings.items():

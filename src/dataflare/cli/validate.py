@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 
 class Outcome(Struct):
-    """The result for one file. workflow, steps: its name and its number of steps, after it was read."""
+    """The result for one file. workflow, steps: its name and its number of steps, after it was read. unheard: a
+    warning about its alerts."""
 
     file: Path
     workflow: str | None = None
     steps: int = 0
     checked: Checked | None = None
+    unheard: str | None = None
     errors: list[DataFlareError] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -36,7 +38,7 @@ class Outcome(Struct):
             "ok": not self.errors,
             "steps": self.steps,
             "errors": [error.to_json() for error in self.errors],
-            "warnings": _doubts(checked),
+            "warnings": _doubts(self),
             "unchecked": [each.to_json() for each in checked.unchecked] if checked else [],
             "found": checked.findings if checked else {},
         }
@@ -73,8 +75,10 @@ def validate(
             workflow = common.read_workflow(file, param, sets, overlay, env)
             outcome.workflow, outcome.steps = workflow.name, len(list(workflow.steps()))
             from dataflare.planner import check
+            from dataflare.workflow.alerts import unheard
 
             outcome.checked = check(workflow, connect=connect)
+            outcome.unheard = unheard(workflow)
         except DataFlareError as error:
             outcome.errors = error.each
             worst = max(worst, error.exit_status)
@@ -98,7 +102,7 @@ def _answer(outcomes: list[Outcome]) -> dict[str, Any]:
 
 def _print(outcome: Outcome, *, json: bool) -> None:
     """Print a line for the file, and a line for each finding and for each check that was not possible."""
-    for doubt in _doubts(outcome.checked):
+    for doubt in _doubts(outcome):
         terminal.print_warning(doubt)
     if json or outcome.checked is None:
         return
@@ -110,6 +114,7 @@ def _print(outcome: Outcome, *, json: bool) -> None:
         print(f"    not checked: {each.what}: {each.why}")
 
 
-def _doubts(checked: Checked | None) -> list[str]:
-    doubts = checked.doubts if checked else {}
-    return [f"step '{name}': {text}" for name, texts in doubts.items() for text in texts]
+def _doubts(outcome: Outcome) -> list[str]:
+    doubts = outcome.checked.doubts if outcome.checked else {}
+    own = [outcome.unheard] if outcome.unheard else []
+    return own + [f"step '{name}': {text}" for name, texts in doubts.items() for text in texts]

@@ -27,6 +27,7 @@ from dataflare.observability.usual import History, Seen, key_of
 from dataflare.resilience.policy import RetryPolicy
 from dataflare.resilience.retry import Retried, Retrying
 from dataflare.sdk.threads import completed, in_thread
+from dataflare.workflow.alerts import unheard
 
 if TYPE_CHECKING:
     from dataflare.jobs.watching import Watch
@@ -80,12 +81,7 @@ class _Alerting:
         watch.alerts = Alerts(workflow.alerts, before, history)
         for name, notifier in workflow.notifiers.items():
             self._tellers[name] = _Teller(name, notifier, watch)
-        missing = {n for rule in workflow.alerts for n in rule.notify if n not in self._tellers}
-        if missing:
-            names = ", ".join(f"'{name}'" for name in sorted(missing))
-            watch.warn(
-                [f"alerts notify {names}, and the workflow has no 'notifiers': they are only shown"]
-            )
+        watch.warn(text for text in (unheard(workflow),) if text)
         endless = watch.plan is not None and not watch.plan.stages.bounded
         watch.warn(
             f"alert '{rule.name}' is judged when a run has finished, and this one has no end: add 'in 10m' to '{rule.condition.text}'"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataflare.errors import Blame, RunError
+from dataflare.errors import RunError
 from dataflare.jobs.letters import local_place
 from dataflare.model import human
 from dataflare.planner.dead_letters import STEP, error_handling
@@ -80,7 +80,6 @@ class DiskBound:
         raise RunError(
             f"the run has {human.size(total)} on disk, and 'resources.disk' allows {human.size(self._most)}",
             code=CODE,
-            blame=Blame.USER,
             notes=[
                 ", ".join(f"{what}: {human.size(size)}" for what, size in sizes.items()),
                 f"in {', '.join(str(folder) for folder in self._roots())}",

@@ -152,9 +152,9 @@ class _Run:
             async with own_threads():  # the lock is held until they are done
                 try:
                     async with recorded_start(self.watch, lambda: self.lineage):
-                        begin = partial(self._planned, learned)
-                        planned = restarted(begin, self.watch, self.restarts)
-                        plan = await unless_left(self.leave, planned)
+                        planned = partial(self._planned, learned)
+                        begun = restarted(planned, self.watch, self.restarts)
+                        plan = await unless_left(self.leave, begun)
                         last_state, late = await in_thread(self.lineage.last)
                         resume = late is None and await self.lineage.begin(plan, last_state)
                 except LeftEarly:
@@ -260,8 +260,7 @@ class _Run:
         self, plan: Plan, resume: bool
     ) -> tuple[EndStatus, DataFlareError | None, dict[str, Any] | None]:
         """Run attempts until one is the last. Returns status, error and the values that sources carry."""
-        replans = 0
-        for_s, loop = self.options.for_s, asyncio.get_running_loop()
+        replans, for_s, loop = 0, self.options.for_s, asyncio.get_running_loop()
         timer = loop.call_later(for_s, self.stop.set) if for_s is not None else None
         try:
             while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from socketserver import ThreadingMixIn
@@ -37,7 +38,11 @@ def serving(host: str, port: int, ask: Ask) -> Iterator[int]:
     exposed = _exposition()
     try:
         server = make_server(
-            host, port, _app(ask, exposed), server_class=_Server, handler_class=_Quiet
+            host,
+            port,
+            _app(ask, exposed),
+            server_class=_ServerOfIpv6 if ":" in host else _Server,
+            handler_class=_Quiet,
         )
     except OSError as error:
         raise SystemError_(
@@ -69,6 +74,10 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that sends half a request, or goes before its answer, says nothing of the run."""
+
+
+class _ServerOfIpv6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Quiet(WSGIRequestHandler):

@@ -218,9 +218,9 @@ class Smtp(Notifier):
         from email.message import EmailMessage
 
         message = EmailMessage()
-        message["Subject"] = f"[{notice.event.rule.severity}] {notice.title}"
+        message["Subject"] = _one_line(f"[{notice.event.rule.severity}] {notice.title}")
         message["From"], message["To"] = self.from_, ", ".join(self.addresses)
-        message["X-Dataflare-Alert"] = notice.key
+        message["X-Dataflare-Alert"] = _one_line(notice.key)
         facts = notice.to_json()
         lines = (f"{name}: {facts[name]}" for name in facts if facts[name] is not None)
         message.set_content(f"{notice.event.message}\n\n" + "\n".join(lines) + "\n")
@@ -325,6 +325,11 @@ def check_allowed(notifier: Notifier, name: str, *, python: bool) -> None:
             code="E0410",
             help="use another type of notifier",
         )
+
+
+def _one_line(text: str) -> str:
+    """A text as a header of a mail may have it."""
+    return " ".join(text.split())
 
 
 def _post(url: str, body: object, headers: Mapping[str, str], limit: Try) -> None:

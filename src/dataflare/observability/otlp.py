@@ -39,12 +39,17 @@ _NOISE = "Exporter already shutdown"
 Signal = Literal["metrics", "traces"]
 
 
+PROTOCOLS = ("http/protobuf", "grpc")
+
+
 class Target(Struct, frozen=True):
-    """endpoint: None: as the variables say. protocol: http/protobuf or grpc."""
+    """endpoint: None: as the variables say. protocol: one of `PROTOCOLS`. instead_of: the one that the variables name, which is
+    not supported."""
 
     endpoint: str | None
     protocol: str
     every_s: float = EVERY_S
+    instead_of: str | None = None
 
     @property
     def shown(self) -> str:
@@ -69,7 +74,9 @@ def target_of(
     if not endpoint:
         return None
     told = environ.get(f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL")
-    protocol = told or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+    protocol = told or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or PROTOCOLS[0]
+    if protocol not in PROTOCOLS:
+        return Target(None, PROTOCOLS[0], every_s, instead_of=protocol)
     return Target(None, protocol, every_s)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -17,9 +17,21 @@ from dataflare.workflow.bind import WORKFLOW, validated
 from dataflare.workflow.form import Form, short
 from dataflare.workflow.nodes import SpotList, SpotMap, Unresolved, key_spot_of, spot_of
 
+if TYPE_CHECKING:
+    from dataflare.workflow.model import Workflow
+
 LOG_KEPT = "log_kept"
 """The alert that a workflow has without asking."""
 _LOG_KEPT_WHEN = "kept_bytes > 20GiB"
+
+
+def unheard(workflow: Workflow) -> str | None:
+    """A warning about alerts whose notifiers the workflow does not have. None: it has all."""
+    names = {n for rule in workflow.alerts for n in rule.notify if n not in workflow.notifiers}
+    if not names:
+        return None
+    shown = ", ".join(f"'{name}'" for name in sorted(names))
+    return f"alerts notify {shown}, and the workflow has no 'notifiers': they are only shown"
 
 
 class AlertRule(BaseModel):
