@@ -225,3 +225,23 @@ def test_a_step_with_state_is_told(tmp_path: Path) -> None:
         assert [n for (n,) in database.execute("select n from s order by day")] == [1440] * 4 + [
             240
         ]
+
+
+@pytest.mark.parametrize(("format_", "rows"), [("csv", 2 * 4), ("ndjson", 3)])
+def test_rows_that_are_read_are_counted_where_the_source_skips_the_others(
+    tmp_path: Path, format_: str, rows: int
+) -> None:
+    days = ["2024-01-01", "2024-01-01", "2024-01-02", "2024-01-03"]
+    lines = {
+        "csv": ["id,day", *(f"{n},{day}" for n, day in enumerate(days))],
+        "ndjson": [f'{{"id": {n}, "day": "{day}"}}' for n, day in enumerate(days)],
+    }[format_]
+    (tmp_path / f"in.{format_}").write_text("\n".join(lines) + "\n")
+    (tmp_path / "w.yaml").write_text(
+        f"name: w\nsources: {{s: {{type: file, config: {{path: in.{format_}}}, schema: {{id: int64, day: date}}}}}}\n"
+        "destinations: {a: {type: file, inputs: [s], config: {path: out, format: ndjson}}}\n"
+    )
+    bounds = ("--from", "2024-01-01", "--to", "2024-01-03", "--column", "day")
+    done = cli("backfill", "w.yaml", *bounds, "--json", cwd=tmp_path)
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["rows_in"], answer["rows_out"]) == (0, rows, 3)

@@ -81,7 +81,7 @@ class ShardRun(Struct, frozen=True):
 
 
 class ShardResult(Struct, frozen=True):
-    """rows_in: that its sources gave; rows_out: that its destinations took, of this process. error: why it failed; is_final:
+    """rows_in: that its sources gave; where a source skips the rows of other shards, those of the shard; rows_out: that its destinations took, of this process. error: why it failed; is_final:
     trying again cannot help. status: of the run."""
 
     status: ResultStatus
@@ -152,7 +152,7 @@ def run_shard(shard: ShardRun) -> ShardResult:
     error_of_run = result.error
     return ShardResult(
         result.status,
-        _total(result.steps, workflow.sources, "rows_out"),
+        _total(result.steps, _counted(result.steps, workflow), "rows_out"),
         _total(result.steps, workflow.destinations, "rows_in"),
         sum(counts.get("dead_letters") or 0 for counts in result.steps.values()),
         result.duration_s,
@@ -160,6 +160,16 @@ def run_shard(shard: ShardRun) -> ShardResult:
         error_of_run is not None and error_of_run.retry is Retry.NEVER,
         tuple(result.warnings),
     )
+
+
+def _counted(steps: Any, workflow: Workflow) -> list[str]:
+    """The steps whose results are the rows that are read. A source that skips the rows of other shards itself does not count
+    rows; those of the shard come out of the filter."""
+    named = [ref.step for ref in workflow.transformations[FILTER].inputs] if FILTER in steps else []
+    return [
+        FILTER if name in named and steps[name].get("rows_out") is None else name
+        for name in workflow.sources
+    ]
 
 
 def _total(steps: Any, names: Any, what: str) -> int:
