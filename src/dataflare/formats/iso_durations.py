@@ -36,5 +36,10 @@ def ticks_of(text: pl.Expr, unit: str) -> pl.Expr:
 
 
 def iso_text(value: timedelta) -> str:
-    """The text of one duration."""
-    return str(pl.Series([value], dtype=pl.Duration("us")).dt.to_string("iso").item())
+    """The text of one duration, however long it is."""
+    size = abs(value)
+    parts = [f"{size.days}D"] if size.days else []
+    if size.seconds or size.microseconds or not parts:
+        fraction = f".{size.microseconds:06}".rstrip("0") if size.microseconds else ""
+        parts.append(f"T{size.seconds}{fraction}S")
+    return ("-P" if value < timedelta() else "P") + "".join(parts)
