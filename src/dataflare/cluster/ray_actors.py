@@ -233,7 +233,8 @@ class ClusterActor:
         if gone:
             await self._ask_for_nodes()
         if self._leases.tick():
-            ray.actor.exit_actor()  # type: ignore[no-untyped-call]
+            # Not `exit_actor`: it waits for the calls that this process has made, also for ticks of its own, and never ends.
+            ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     def _kill(self, job: str) -> None:
         with contextlib.suppress(ValueError):
