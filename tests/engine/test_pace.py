@@ -7,7 +7,8 @@ import asyncio
 import polars as pl
 import pytest
 
-from dataflare.engine.pace import Pace, PacesBehind, WriteTurns
+from dataflare.engine.pace import Pace, PacesBehind, RowTurns
+from dataflare.engine.segments import Outcome
 from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
 
 
@@ -81,7 +82,7 @@ def test_a_task_is_held_back_by_the_slowest_destination_that_owes():
 
 def test_a_batch_goes_in_parts_and_the_rest_at_once_when_a_barrier_comes():
     async def main() -> list[int]:
-        gate = WriteTurns(Pace(100.0, None, Clock()))
+        gate = RowTurns(Pace(100.0, None, Clock()))
         sizes = []
         for part in gate.parts(rows(95)):
             sizes.append(part.num_rows)
@@ -95,7 +96,7 @@ def test_a_batch_goes_in_parts_and_the_rest_at_once_when_a_barrier_comes():
 def test_a_barrier_ends_a_wait_and_what_went_is_owed():
     async def main() -> None:
         pace = Pace(0.001, None)
-        gate = WriteTurns(pace)
+        gate = RowTurns(pace)
         await gate.turn(1, 0)
         waiting = asyncio.ensure_future(gate.turn(1, 0))
         await asyncio.sleep(0)
@@ -118,7 +119,64 @@ def test_the_halves_of_an_update_stay_in_one_part():
     batch = SharedDataBatch(pl.DataFrame({"n": range(6)}).with_columns(kinds))
 
     async def main() -> list[list[int]]:
-        gate = WriteTurns(Pace(20.0, None, Clock()))
+        gate = RowTurns(Pace(20.0, None, Clock()))
         return [part.frame["n"].to_list() for part in gate.parts(batch)]
 
     assert asyncio.run(main()) == [[0, 1, 2], [3, 4], [5]]
+
+
+def outcome(*frames: tuple[int, list[int]], entered: int | None = None) -> Outcome:
+    made = [(edge, pl.DataFrame({"n": numbers})) for edge, numbers in frames]
+    return Outcome(made, entered, counts=[("s", entered, None)], event_time_us=7)
+
+
+def flat(parts: list[tuple[Outcome, int]]) -> list[tuple[int, int]]:
+    frames = [each for part, _ in parts for each in part.frames]
+    return [(edge, number) for edge, frame in frames for number in frame["n"]]
+
+
+@pytest.mark.parametrize(
+    ("whole", "sizes"),
+    [
+        (outcome((0, list(range(35))), entered=35), [10, 10, 10, 5]),
+        (outcome((0, list(range(18))), (1, [1, 2]), (0, [99]), entered=42), [10] * 4 + [2]),
+        (outcome((0, [1]), entered=21), [10, 10, 1]),
+        (outcome(entered=25), [10, 10, 5]),
+        (outcome((0, list(range(12)))), [10, 2]),
+        (outcome(entered=0), [0]),
+        (outcome(), [0]),
+    ],
+)
+def test_what_was_read_at_once_goes_in_parts_with_all_rows_in_order(
+    whole: Outcome, sizes: list[int]
+) -> None:
+    parts = [*RowTurns(Pace(100.0, None, Clock())).parts_of(whole, 1_003)]
+    assert [part.rows_at_least for part, _ in parts if whole.head_rows] == sizes * bool(
+        whole.head_rows
+    )
+    assert len(parts) == len(sizes)
+    assert flat(parts) == flat([(whole, 0)])
+    assert sum(size for _, size in parts) == 1_003
+    assert [part.counts for part, _ in parts] == [whole.counts] + [[]] * (len(sizes) - 1)
+    assert {part.event_time_us for part, _ in parts} == {7}
+    counted = [part.head_rows for part, _ in parts]
+    assert (None in counted) == (whole.head_rows is None)
+    assert whole.head_rows is None or sum(filter(None, counted)) == whole.head_rows
+
+
+def test_parts_of_what_was_read_are_as_large_as_its_bytes_allow() -> None:
+    whole = outcome((0, list(range(40))), entered=40)
+    parts = RowTurns(Pace(None, 1_000.0, Clock())).parts_of(whole, 400)
+    assert [part.head_rows for part, _ in parts] == [10] * 4
+
+
+def test_a_barrier_lets_the_rest_of_what_was_read_go_at_once() -> None:
+    async def main() -> list[int | None]:
+        gate, sizes = RowTurns(Pace(100.0, None, Clock())), []
+        for part, _ in gate.parts_of(outcome((0, list(range(95))), entered=95), 0):
+            sizes.append(part.head_rows)
+            if len(sizes) == 3:
+                gate.barrier_asked()
+        return sizes
+
+    assert asyncio.run(main()) == [10, 10, 10, 65]

@@ -18,7 +18,7 @@ from dataflare.engine.chunk_sizes import ChunkSizes
 from dataflare.engine.clocks import Drift
 from dataflare.engine.gate import Cut, Ended, Rows
 from dataflare.engine.messages import Assign, Checkpoint
-from dataflare.engine.pace import Pace
+from dataflare.engine.pace import Pace, PacesBehind
 from dataflare.engine.reading import Reading
 from dataflare.engine.row_errors import RowErrors
 from dataflare.engine.segments import SegmentRunner
@@ -596,3 +596,62 @@ def test_few_rows_in_memory_wait_behind_chunks_that_are_under_way() -> None:
         assert threads == {False}
 
     run(main())
+
+
+class Large(ChunkReader):
+    """One chunk of forty rows."""
+
+    def __init__(self) -> None:
+        self.asked: list[int | None] = []
+
+    async def read_chunk(self) -> Chunk:
+        self.asked.append(self.rows_max)
+        if len(self.asked) > 1:
+            raise EndOfSplit
+        rows = pl.LazyFrame({"n": range(40)})
+        return Chunk(lambda: rows, Position({"at": 40}), 0, 400, rows=40)
+
+    def position(self) -> Position:
+        return Position({"at": 40})
+
+
+def test_rows_that_were_read_at_once_go_at_the_rate_and_a_checkpoint_does_not_wait() -> None:
+    """Of forty rows ten go at once; the others would take a day, and go when a checkpoint begins, which is behind them."""
+    reader = Large()
+
+    async def main() -> None:
+        bench = bench_of(Script({"a": lambda at: reader}), pace=Pace(100.0, None))
+        slow = bench.task.body._pace
+        ended = bench.start()
+        (first,) = await bench.came_out(1)
+        slow.rows_per_s = 1e-4
+        (second,) = await bench.came_out(1)
+        assert first.batch.frame["n"].to_list() == list(range(10))
+        assert second.batch.frame["n"].to_list() == list(range(10, 20))
+        await settle()
+        bench.task.checkpoint(Checkpoint(Barrier(1)))
+        rest: list[int] = []
+        while not isinstance(event := (await bench.came_out(1))[0], Cut):
+            assert isinstance(event, Rows)
+            rest += event.batch.frame["n"].to_list()
+        assert rest == list(range(20, 40))
+        await ended
+        assert states(bench)[0] == [("a", 40, False)]
+
+    run(main())
+    assert reader.asked == [10, 10]
+
+
+def test_rates_bound_the_rows_of_a_chunk() -> None:
+    class Behind:
+        paces = PacesBehind((Pace(20.0, None),))
+
+        def timely_rows(self) -> None:
+            return None
+
+    free, held = Behind(), Behind()
+    free.paces = PacesBehind()
+    sizes = partial(ChunkSizes, calls_out=False)
+    assert sizes(pace=Pace()).rows_max(free) is None
+    assert sizes(pace=Pace(100.0, None)).rows_max(free) == 10
+    assert sizes(pace=Pace(100.0, None)).rows_max(held) == 2

@@ -125,6 +125,34 @@ def test_a_row_that_always_kills_its_process_fails_the_run(base: Path):
     assert "died of the signal SIGKILL while it ran own_steps:deadly, 3 times" in error.message
 
 
+IMPORTED = """
+import multiprocessing, os, time
+
+if multiprocessing.parent_process() is not None:
+    {}
+
+def same(row):
+    return row
+"""
+
+
+def test_the_import_of_the_module_takes_nothing_of_the_time_of_a_call(base: Path):
+    (base / "slow_steps.py").write_text(IMPORTED.format("time.sleep(1.5)"))
+    config = 'same", mode: record, execution: process, limits: {timeout: 1s}'
+    more = ", error_handling: {on_error: skip}"
+    text = step(config, more).replace("own_steps", "slow_steps")
+    assert result_of(text, s=ROWS, base=base) == ROWS
+
+
+def test_a_module_that_kills_its_process_is_no_fault_of_rows(base: Path):
+    (base / "fatal_steps.py").write_text(IMPORTED.format("os.kill(os.getpid(), 9)"))
+    config = 'same", mode: record, execution: process'
+    more = ", error_handling: {on_error: skip}"
+    error = failure(step(config, more).replace("own_steps", "fatal_steps"), s=ROWS, base=base)
+    assert (error.code, error.step) == ("E0408", "step")
+    assert "died of the signal SIGKILL while it imported fatal_steps:same" in error.message
+
+
 def test_expressions_behind_it_still_know_the_time_and_the_row(base: Path):
     found = result_of(
         step('one", mode: record').replace("step:", "own:")

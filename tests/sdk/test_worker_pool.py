@@ -7,11 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
+from dataflare.sdk import worker_pool
 from dataflare.sdk.worker_pool import WorkerLost, WorkerPool
 
 LONG_S = 60.0
@@ -129,6 +131,32 @@ def test_a_call_that_hangs_is_ended(pool: WorkerPool) -> None:
         hanging.result(LONG_S)
     assert lost.value.why == "hung"
     assert pool.submit(double, 1).result(LONG_S) == 2
+
+
+def test_what_a_call_needs_first_does_not_take_of_its_time(pool: WorkerPool) -> None:
+    """A call of no time, whose process needs longer to be ready than the call may take."""
+    slow = partial(pid_after, 1.0)
+    assert pool.submit(double, 4, prepare=slow, timeout_s=0.5).result(LONG_S) == 8
+    with pytest.raises(WorkerLost, match=r"took longer than 0\.2 s") as lost:
+        pool.submit(pid_after, LONG_S, prepare=partial(double, 1), timeout_s=0.2).result(LONG_S)
+    assert lost.value.is_ready
+
+
+def test_a_process_that_is_never_ready_is_told_from_a_call_that_fails(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(WorkerLost, match="SIGKILL") as lost:
+        pool.submit(double, 1, prepare=die).result(LONG_S)
+    assert not lost.value.is_ready
+    with pytest.raises(KeyError, match="why"):
+        pool.submit(double, 1, prepare=partial(refuse, "why")).result(LONG_S)
+    monkeypatch.setattr(worker_pool, "START_S", 0.2)
+    with pytest.raises(WorkerLost, match=r"took longer than 0\.2 s") as lost:
+        pool.submit(double, 1, prepare=partial(pid_after, LONG_S), timeout_s=LONG_S).result(LONG_S)
+    assert not lost.value.is_ready
+    with pytest.raises(WorkerLost) as lost:
+        pool.submit(die).result(LONG_S)
+    assert lost.value.is_ready
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say")

@@ -8,6 +8,7 @@ from dataflare.engine.cost import BatchCost
 from dataflare.engine.pace import Pace, PacesBehind
 
 _FIRST_BYTES, _FIRST_BYTES_OUT, _LARGE_BYTES = 256 << 10, 8 << 10, 64 << 20
+_LARGE_ROWS = 1 << 30
 """How long a function of the user, or another system, takes for a row is not known beforehand."""
 
 
@@ -35,6 +36,15 @@ class ChunkSizes:
         timely, paced = self._timely_bytes(behind), self._pace.bytes_at_once
         paced = min([paced, *(pace.bytes_at_once for pace in behind.paces.paces)])
         return min(timely or paced, paced) if paced < _LARGE_BYTES else timely
+
+    def largest_next(self, behind: Behind) -> tuple[int | None, int | None]:
+        """`bytes_max` and `rows_max`."""
+        return self.bytes_max(behind), self.rows_max(behind)
+
+    def rows_max(self, behind: Behind) -> int | None:
+        """How many rows the next chunk should have at most, by the rates; None where there is none."""
+        rows = behind.paces.rows_at_once(self._pace.rows_at_once)
+        return rows if rows < _LARGE_ROWS else None
 
     def _timely_bytes(self, behind: Behind) -> int | None:
         timely_rows = behind.timely_rows() if self._row_bytes else None

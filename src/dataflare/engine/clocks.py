@@ -67,6 +67,22 @@ class SplitClock:
             return self.event_time_us
         return max(before, outcome.event_time_us)
 
+    def holding(self, split: str, *, all_open: bool) -> str | None:
+        """Why event time did not move, in words, where it holds it back. all_open: whether some reader has each split."""
+        if self.stamp is None:
+            return None
+        if not all_open:
+            return (
+                "event time did not move: some splits were not opened, because each reader was reading another; "
+                "give the run more parallelism"
+            )
+        if self.watermark_us is None:
+            return (
+                f"event time did not move: the split '{split}' gave no row with a time; an "
+                "idle_timeout in its event_time lets time go on without it"
+            )
+        return None
+
     def at_least(self, event_time_us: int | None, told: Watermark) -> int | None:
         """The greatest event time behind a batch whose source tells a watermark itself."""
         if self.stamp is None:

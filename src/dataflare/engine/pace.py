@@ -2,7 +2,7 @@
 
 Always true:
 - over any time, a step takes at most `rate` times that time, and what goes at once: a tenth of a second of it (two tenths
-  after a pause), one row, or what a source gives only as a whole;
+  after a pause), or one row;
 - a barrier never waits for a turn. What is in front of it goes at once, and is paid for afterwards: the sources in front
   of the step read nothing meanwhile.
 """
@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
+import polars as pl
+from msgspec.structs import replace
+
 from dataflare.engine.cost import Weight
+from dataflare.engine.segments import Outcome
 from dataflare.model import human
 from dataflare.model.batch import KIND_COLUMN, RowKind, SharedDataBatch
 from dataflare.planner.physical import PhysicalPlan, Stage
@@ -86,6 +91,10 @@ class Pace:
         self._paid_at, self._taken_s = turn + cost_s, self._taken_s + cost_s
         return max(0.0, turn - now)
 
+    def learn(self, rows: int, num_bytes: int) -> None:
+        """So many bytes are so many rows."""
+        self._weight.record(rows, num_bytes)
+
     def gave(self, rows_max: int, rows: int, num_bytes: int) -> None:
         """A turn for up to `rows_max` rows gave this."""
         self._weight.record(rows, num_bytes)
@@ -120,8 +129,8 @@ class PacesBehind:
         return min([rows, *(pace.rows_at_once for pace in self.paces)])
 
 
-class WriteTurns:
-    """Lets the batches of one writing task through, at the pace of its step."""
+class RowTurns:
+    """Lets the rows of one task through, at the pace of its step."""
 
     def __init__(self, pace: Pace) -> None:
         self.pace = pace
@@ -141,9 +150,32 @@ class WriteTurns:
             rows = batch.num_rows - at
             if not self._barrier.is_set():
                 rows = min(rows, self.pace.rows_at_once)
-            end = _whole(batch, at + rows)
+            end = _whole(batch.frame, at + rows)
             yield batch if end - at == batch.num_rows else batch.slice(at, end - at)
             at = end
+
+    def parts_of(self, outcome: Outcome, num_bytes: int) -> Iterator[tuple[Outcome, int]]:
+        """What left a tree, in parts as large as the pace allows when each is asked for, and the bytes of each. The rows keep
+        their order, and the halves of an update stay together. All that is counted comes with the first part."""
+        entered, left = outcome.rows_at_least, deque(outcome.frames)
+        leaving = sum(frame.height for _, frame in left)
+        self.pace.learn(entered, num_bytes)
+        at = gone = 0
+        while True:
+            rows = entered - at
+            if not self._barrier.is_set():
+                rows = min(rows, self.pace.rows_at_once)
+            begin, at = at, at + rows
+            frames = [*left] if at >= entered else _first(left, leaving * at // entered - gone)
+            gone += sum(frame.height for _, frame in frames)
+            size = _share(num_bytes, begin, at, entered)
+            counted = outcome.head_rows and _share(outcome.head_rows, begin, at, entered)
+            if begin == 0:
+                yield replace(outcome, frames=frames, head_rows=counted), size
+            else:
+                yield Outcome(frames, counted, event_time_us=outcome.event_time_us), size
+            if at >= entered:
+                return
 
     async def turn(self, rows: int, num_bytes: int) -> None:
         """Wait for a turn, or for a barrier."""
@@ -156,11 +188,29 @@ class WriteTurns:
                 return
 
 
-def _whole(batch: SharedDataBatch, end: int) -> int:
+def _share(total: int, begin: int, end: int, of: int) -> int:
+    """What falls on the rows from begin to end, of so many rows. The shares of all parts add up to the total."""
+    return total if not of else total * end // of - total * begin // of
+
+
+def _first(left: deque[tuple[int, pl.DataFrame]], rows: int) -> list[tuple[int, pl.DataFrame]]:
+    """Take about so many rows from the front of frames."""
+    taken: list[tuple[int, pl.DataFrame]] = []
+    while rows > 0 and left:
+        edge, frame = left.popleft()
+        end = _whole(frame, min(rows, frame.height))
+        taken.append((edge, frame.slice(0, end)))
+        if end < frame.height:
+            left.appendleft((edge, frame.slice(end)))
+        rows -= end
+    return taken
+
+
+def _whole(frame: pl.DataFrame, end: int) -> int:
     """The end of a part, moved behind an update that it would cut in two."""
-    if end >= batch.num_rows or KIND_COLUMN not in batch.frame.columns:
+    if end >= frame.height or KIND_COLUMN not in frame.columns:
         return end
-    return end + int(batch.frame[KIND_COLUMN][end - 1] == RowKind.UPDATE_BEFORE)
+    return end + int(frame[KIND_COLUMN][end - 1] == RowKind.UPDATE_BEFORE)
 
 
 class Paces:

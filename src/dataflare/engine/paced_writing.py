@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dataflare.engine.messages import Share
-from dataflare.engine.pace import Pace, WriteTurns
+from dataflare.engine.pace import Pace, RowTurns
 from dataflare.engine.writing import Writing
 from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import Barrier
@@ -17,7 +17,7 @@ class PacedWriting(Writing):
 
     def __init__(self, pace: Pace, *options: Any, **more: Any) -> None:
         super().__init__(*options, **more)
-        self._gate = WriteTurns(pace)
+        self._gate = RowTurns(pace)
 
     def takes_at_once(self, batch: SharedDataBatch) -> bool:
         return False

@@ -28,7 +28,7 @@ from dataflare.engine.computing import Computing, searched
 from dataflare.engine.easing import SplitTurns
 from dataflare.engine.futures import abandon, first_of
 from dataflare.engine.messages import Assign, Fail, Share, Wait
-from dataflare.engine.pace import Pace
+from dataflare.engine.pace import Pace, RowTurns
 from dataflare.engine.pool import INLINE_ROWS
 from dataflare.engine.reopening import ReopeningReader
 from dataflare.engine.segments import Outcome, SegmentRunner
@@ -37,14 +37,7 @@ from dataflare.model.batch import SharedDataBatch
 from dataflare.model.progress import IDLE, Position, Split, Watermark
 from dataflare.observability.times import Doing
 from dataflare.resilience.retry import Retrying
-from dataflare.sdk.source import (
-    Chunk,
-    EndOfSplit,
-    NewFields,
-    Replay,
-    SourceBatch,
-    SourceConnector,
-)
+from dataflare.sdk.source import Chunk, EndOfSplit, NewFields, Replay, SourceBatch, SourceConnector
 from dataflare.sdk.user_exits import kept_inside
 
 T = TypeVar("T")
@@ -79,6 +72,7 @@ class Reading(Body):
         pace: Pace | None = None,
     ) -> None:
         self._pace = pace or Pace()
+        self._gate = RowTurns(self._pace)
         self._turns, self._flying_bytes_max = turns, flying_bytes_max
         self.connector, self.batcher, self._runners = connector, batcher, runners
         self._calls_out = any(runner.calls_out for runner in runners.values())
@@ -143,13 +137,16 @@ class Reading(Body):
         if self._turns is None:
             return True
         await self.task.cut_if_asked()
-        try:
+        with suppress(_Cancelled):
             await self._waiting(self._turns.acquire())
-        except _Cancelled:
-            return False
-        return True
+            return True
+        return False
+
+    def asked(self) -> None:
+        self._gate.barrier_asked()
 
     def freeze(self, epoch: int) -> Share:
+        self._gate.barrier_passed()
         share = replace(self.last_share(), epoch=epoch)
         self._done = []
         return share
@@ -264,25 +261,13 @@ class Reading(Body):
     def uncut(self) -> str | None:
         if self.may_cut or self._split is None:
             return None
-        return (
-            f"{self.task.id} is inside a transaction of the split '{self._split.id}', where no checkpoint may "
-            "be cut"
-        )
+        where = f"inside a transaction of the split '{self._split.id}'"
+        return f"{self.task.id} is {where}, where no checkpoint may be cut"
 
     def holding(self) -> str | None:
-        if self._clock.stamp is None or self._split is None or self._is_idle:
+        if self._split is None or self._is_idle:
             return None
-        if not self._all_open:
-            return (
-                "event time did not move: some splits were not opened, because each reader was reading another; "
-                "give the run more parallelism"
-            )
-        if self._clock.watermark_us is None:
-            return (
-                f"event time did not move: the split '{self._split.id}' gave no row with a time; an "
-                "idle_timeout in its event_time lets time go on without it"
-            )
-        return None
+        return self._clock.holding(self._split.id, all_open=self._all_open)
 
     def _idle_timer(self) -> asyncio.TimerHandle | None:
         """Says that the split is idle when it has given nothing for `idle_timeout`."""
@@ -336,7 +321,7 @@ class Reading(Body):
                 room = len(flying) < pool.read_ahead and num_bytes < self._flying_bytes_max
                 if reading is None and not ended and (room or not flying):
                     reading = asyncio.ensure_future(
-                        kept_inside(reader.read_chunk(self._sizes.bytes_max(self.task)))
+                        kept_inside(reader.read_chunk(*self._sizes.largest_next(self.task)))
                     )
                 waiting: list[asyncio.Future[Any]] = [f for _, f in list(flying)[:1]]
                 if reading is not None:
@@ -358,9 +343,8 @@ class Reading(Body):
                         await self._stand_at(signal.found, reader, reading, [f for _, f in flying])
                     if outcome.head_rows and chunk.num_bytes:
                         self._sizes.learn(chunk.num_bytes, outcome.head_rows, outcome.seconds)
-                    if self._paced:
-                        await self._paused(self._pace.take(outcome.rows_at_least, chunk.num_bytes))
-                    event_time_us = await self._let_out(outcome, chunk.num_bytes, chunk.parents)
+                    let_out = self._let_out_in_turns if self._paced else self._let_out
+                    event_time_us = await let_out(outcome, chunk.num_bytes, chunk.parents)
                     self._stand_behind(chunk.position, chunk.may_cut)
                     self._advance(event_time_us, outcome.head_rows)
                     if reader.wants_checkpoint:
@@ -493,6 +477,22 @@ class Reading(Body):
         metric.seconds += outcome.seconds
         self.task.rows_taken += outcome.head_rows or 0
         await self.task.emit(outcome, parents)
+        return event_time_us
+
+    async def _let_out_in_turns(
+        self, outcome: Outcome, num_bytes: int, parents: tuple[str, ...]
+    ) -> int | None:
+        """As `_let_out`, at the pace of the source. A checkpoint is cut in front of the rows; behind the first of them it
+        lets the others go at once."""
+        parts = self._gate.parts_of(outcome, num_bytes)
+        first, size = next(parts)
+        await self._paused(self._pace.take(first.rows_at_least, size))
+        event_time_us = await self._let_out(first, size, parents)
+        for part, size in parts:
+            self.may_cut = False
+            turn = self._gate.turn(part.rows_at_least, size)
+            await self._waiting(turn, doing=Doing.BLOCKED, may_idle=False)
+            event_time_us = await self._let_out(part, size, parents)
         return event_time_us
 
 

@@ -69,11 +69,11 @@ class ReopeningReader:
             return await self._once(partial(self._batch, rows_max))
         return await self._retried(partial(self._batch, rows_max))
 
-    async def read_chunk(self, bytes_max: int | None = None) -> Chunk:
-        """As `ChunkReader.read_chunk`, with its `bytes_max`."""
+    async def read_chunk(self, bytes_max: int | None = None, rows_max: int | None = None) -> Chunk:
+        """As `ChunkReader.read_chunk`, with its `bytes_max` and `rows_max`."""
         if self._is_last:
-            return await self._once(partial(self._chunk, bytes_max))
-        return await self._retried(partial(self._chunk, bytes_max))
+            return await self._once(partial(self._chunk, bytes_max, rows_max))
+        return await self._retried(partial(self._chunk, bytes_max, rows_max))
 
     async def _retried(self, read: Callable[[], Awaitable[T]]) -> T:
         """A run that stops cuts where the reader stands, except inside a transaction: there it waits for the call."""
@@ -109,10 +109,10 @@ class ReopeningReader:
         self._inside = isinstance(batch, SourceBatch) and not batch.may_cut
         return batch
 
-    async def _chunk(self, bytes_max: int | None) -> Chunk:
+    async def _chunk(self, bytes_max: int | None, rows_max: int | None) -> Chunk:
         reader = await self._open()
         assert isinstance(reader, ChunkReader)
-        reader.bytes_max = bytes_max
+        reader.bytes_max, reader.rows_max = bytes_max, rows_max
         try:
             chunk = await reader.read_chunk()
         except DataFlareError as error:

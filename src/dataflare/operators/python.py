@@ -31,7 +31,9 @@ ORIGIN = "__dataflare_origin"
 
 class Limits(StepConfig):
     timeout: Duration | None = Field(
-        default=None, description="How long one call of the function may take."
+        default=None,
+        description="How long one call of the function may take, without the start of its process and the import "
+        "of its module.",
     )
     memory: Size | None = Field(
         default=None,

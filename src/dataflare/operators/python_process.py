@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import io
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from dataflare.errors import DataError
+from dataflare.errors import ConfigError, DataError, DataFlareError
+from dataflare.sdk import user_code
 from dataflare.sdk.runtime import current
 from dataflare.sdk.user_code import LOST_WORKER
 from dataflare.sdk.worker_pool import WorkerLost, WorkerPool
@@ -25,27 +27,53 @@ _POOL = "processes of python steps"
 
 def call_in_process(call: PythonCall, frame: pl.DataFrame) -> pl.DataFrame:
     """What `call.call(frame)` gives, worked out in another process. Raises DataError (E0522) for a batch with which
-    the process was lost each time."""
+    the process was lost each time, and ConfigError (E0408) where no process came as far as the call."""
     buffer = io.BytesIO()
     frame.select(call.input.names).write_ipc(buffer)
-    rows, lost = buffer.getvalue(), None
-    for _ in range(ATTEMPTS_MAX):
+    rows = buffer.getvalue()
+    attempts = {True: 0, False: 0}  # by whether the call had begun
+    while True:
         answer = _pool().submit(
-            _work, call, rows, timeout_s=call.timeout_s, memory_max=call.memory_max
+            _work,
+            call,
+            rows,
+            prepare=partial(_load, call),
+            timeout_s=call.timeout_s,
+            memory_max=call.memory_max,
         )
         try:
             return pl.read_ipc(io.BytesIO(answer.result()))
         except WorkerLost as error:
             lost = error
-    assert lost is not None
-    raise DataError(
+        attempts[lost.is_ready] += 1
+        if attempts[lost.is_ready] == ATTEMPTS_MAX:
+            raise _lost(call, lost) from lost
+
+
+def _lost(call: PythonCall, lost: WorkerLost) -> DataFlareError:
+    """The error for what took its process each time."""
+    if not lost.is_ready:
+        return ConfigError(
+            f"step '{call.step}': the worker process {lost.message} while it imported {call.function}, before any row, "
+            f"{ATTEMPTS_MAX} times",
+            code="E0408",
+            step=call.step,
+            help=f"see what {call.function.partition(':')[0]} does when it is imported (memory, exit, native code, "
+            "waiting), and how much memory the process may have",
+        )
+    return DataError(
         f"step '{call.step}': the worker process {lost.message} while it ran {call.function}, "
         f"{ATTEMPTS_MAX} times with the same rows",
         code=LOST_WORKER,
         step=call.step,
         help="see what the function does to the process (memory, exit, native code), or leave such rows out with "
         "error_handling: {on_error: dead_letter}",
-    ) from lost
+    )
+
+
+def _load(call: PythonCall) -> None:
+    """Import what the call needs: the rows come after it, and their time limit begins."""
+    user_code.load(call.function, call.base)
 
 
 def _work(call: PythonCall, rows: bytes) -> bytes:

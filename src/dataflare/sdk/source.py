@@ -375,6 +375,10 @@ class ChunkReader(SplitReader):
     """About how large the next chunk should be at most, but never without a row. The engine sets it where the steps
     behind are slow: a checkpoint waits until they are done with the chunk."""
 
+    rows_max: int | None = None
+    """How many rows the next chunk should have at most. The engine sets it where a step has a rate: rows of a larger chunk
+    that still wait for their turn go at once when a checkpoint begins."""
+
     @abstractmethod
     async def read_chunk(self) -> Chunk:
         """The next chunk; reading ahead is allowed, positions travel with the chunks.

@@ -4,7 +4,7 @@ A call that hangs, takes too much memory or kills its process costs that process
 call has the error, and another process takes the place.
 
 Always true: a process has one call at a time; calls begin in the order in which they were submitted; a call is made once;
-processes are spawned, never forked, and end with their parent.
+the time and the memory of a call are its own: that a process starts, and imports what the call needs, is not counted against it; processes are spawned, never forked, and end with their parent.
 """
 
 from __future__ import annotations
@@ -34,14 +34,19 @@ _CONTEXT = multiprocessing.get_context("spawn")
 _LOOK_S = 0.1
 """How often the memory of a process is read."""
 _END_S = 5.0
+START_S = 300.0
+"""How long a process may take until it is ready for a call that has a time limit."""
 
 
 class WorkerLost(Exception):
-    """The process of a call is gone before it answered. why: died, hung or memory; message: in words."""
+    """The process of a call is gone before it answered. why: died, hung or memory; message: in words. is_ready: whether
+    the call had begun."""
 
-    def __init__(self, why: Literal["died", "hung", "memory"], message: str) -> None:
+    def __init__(
+        self, why: Literal["died", "hung", "memory"], message: str, *, is_ready: bool = True
+    ) -> None:
         super().__init__(message)
-        self.why, self.message = why, message
+        self.why, self.message, self.is_ready = why, message, is_ready
 
 
 class Worker(Struct, frozen=True):
@@ -66,6 +71,7 @@ class Health(Struct, frozen=True):
 class _Call(Struct):
     future: Future[Any]
     function: Callable[[], Any]
+    prepare: Callable[[], object] | None
     timeout_s: float | None
     memory_max: int | None
 
@@ -86,18 +92,20 @@ class WorkerPool:
         self,
         function: Callable[..., T],
         *args: object,
+        prepare: Callable[[], object] | None = None,
         timeout_s: float | None = None,
         memory_max: int | None = None,
     ) -> Future[T]:
         """Call a function of a module, with arguments that can be pickled, in a process. The future has its result, what
-        it raised, or WorkerLost. timeout_s: how long it may take; memory_max: how many bytes its process may
-        have, where the system says how many it has."""
+        it raised, or WorkerLost. prepare: called before, in the same process; what it raises is what the call raised.
+        timeout_s: how long the call may take once it is prepared; until then the process has START_S. memory_max: how many
+        bytes its process may have, where the system says how many it has."""
         future: Future[T] = Future()
         with self._changed:
             if self._closed:
                 raise RuntimeError("these workers take no calls any more")
             call = partial(function, *args)
-            self._calls.append(_Call(future, call, timeout_s, memory_max))
+            self._calls.append(_Call(future, call, prepare, timeout_s, memory_max))
             if self._idle < len(self._calls) and len(self._slots) < self._size:
                 self._slots.append(_Slot(self))
             self._changed.notify()
@@ -205,32 +213,44 @@ class _Slot:
         self._end()
 
     def _answer(self, call: _Call) -> Any:
-        data = pickle.dumps(call.function)
+        data = pickle.dumps((call.prepare, call.function))
         process, pipe = self._started()
+        start_s = None if call.timeout_s is None else START_S
+        is_ready = False
         try:
             pipe.send_bytes(data)
-            answer = self._received(process, pipe, call)
+            answer = self._received(process, pipe, start_s, call.memory_max, is_ready)
+            if answer == _READY:
+                is_ready = True
+                answer = self._received(process, pipe, call.timeout_s, call.memory_max, is_ready)
         except (EOFError, OSError):
-            raise self._gone(process) from None
+            raise self._gone(process, is_ready) from None
         is_result, value = pickle.loads(answer)
         if is_result:
             return value
         raise value
 
-    def _received(self, process: BaseProcess, pipe: Connection, call: _Call) -> bytes:
-        deadline = None if call.timeout_s is None else time.monotonic() + call.timeout_s
+    def _received(
+        self,
+        process: BaseProcess,
+        pipe: Connection,
+        timeout_s: float | None,
+        memory_max: int | None,
+        is_ready: bool,
+    ) -> bytes:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            look_s = None if call.memory_max is None else _LOOK_S
+            look_s = None if memory_max is None else _LOOK_S
             if wait([pipe], min((s for s in (left_s, look_s) if s is not None), default=None)):
                 return pipe.recv_bytes()
             if deadline is not None and time.monotonic() >= deadline:
-                raise self._ended(process, "hung", f"took longer than {call.timeout_s:g} s")
+                lost = WorkerLost("hung", f"took longer than {timeout_s:g} s", is_ready=is_ready)
+                raise self._ended(process, lost)
             rss = rss_bytes(process.pid or 0)
-            if call.memory_max is not None and rss is not None and rss > call.memory_max:
-                raise self._ended(
-                    process, "memory", f"took {rss >> 20} MiB of memory, more than {call.memory_max >> 20} MiB"
-                )  # fmt: skip
+            if memory_max is not None and rss is not None and rss > memory_max:
+                took = f"took {rss >> 20} MiB of memory, more than {memory_max >> 20} MiB"
+                raise self._ended(process, WorkerLost("memory", took, is_ready=is_ready))
 
     def _started(self) -> tuple[BaseProcess, Connection]:
         """The process, a new one where there is none or where it has died without a call."""
@@ -248,20 +268,18 @@ class _Slot:
             process.kill()
         return process, ours
 
-    def _gone(self, process: BaseProcess) -> WorkerLost:
+    def _gone(self, process: BaseProcess, is_ready: bool) -> WorkerLost:
         process.join()
         self._pool.count_lost()
         self._forget()
-        return WorkerLost("died", f"died of {_cause(process.exitcode)}")
+        return WorkerLost("died", f"died of {_cause(process.exitcode)}", is_ready=is_ready)
 
-    def _ended(
-        self, process: BaseProcess, why: Literal["hung", "memory"], message: str
-    ) -> WorkerLost:
+    def _ended(self, process: BaseProcess, lost: WorkerLost) -> WorkerLost:
         process.kill()
         process.join()
         self._pool.count_lost()
         self._forget()
-        return WorkerLost(why, message)
+        return lost
 
     def _forget(self) -> None:
         if self._pipe is not None:
@@ -292,6 +310,9 @@ def _cause(status: int | None) -> str:
 
 # -- in the process --------------------------------------------------------------------------------
 
+_READY = b""
+"""Told before a call begins: all that it needs is imported."""
+
 
 def _work(pipe: Connection) -> None:
     """Make calls until the pipe is closed."""
@@ -303,12 +324,16 @@ def _work(pipe: Connection) -> None:
             data = pipe.recv_bytes()
         except (EOFError, OSError):
             return
-        pipe.send_bytes(_outcome(data))
+        pipe.send_bytes(_outcome(data, pipe))
 
 
-def _outcome(data: bytes) -> bytes:
+def _outcome(data: bytes, pipe: Connection) -> bytes:
     try:
-        return pickle.dumps((True, pickle.loads(data)()))
+        prepare, function = pickle.loads(data)
+        if prepare is not None:
+            prepare()
+        pipe.send_bytes(_READY)
+        return pickle.dumps((True, function()))
     except BaseException as error:
         try:
             answer = pickle.dumps((False, error))

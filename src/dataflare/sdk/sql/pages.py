@@ -59,6 +59,8 @@ class PageReader(ChunkReader):
         rows = PAGE_ROWS
         if self.bytes_max is not None and self._row_bytes:
             rows = max(1, min(rows, int(self.bytes_max / self._row_bytes)))
+        if self.rows_max is not None:
+            rows = min(rows, self.rows_max)
         page = await in_thread(self._next, rows)
         if page is None:
             raise EndOfSplit
