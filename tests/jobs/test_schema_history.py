@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from dataflare import Workflow
+from dataflare.jobs import RunOptions, run
 from dataflare.jobs.schema_history import (
     FILE,
     VERSIONS_MAX,
@@ -21,6 +24,7 @@ from dataflare.jobs.schema_history import (
     schema_history,
 )
 from dataflare.planner import plan
+from dataflare.workflow import load_text
 
 
 def write(folder: Path, rows: pl.DataFrame, table: str = "t") -> str:
@@ -49,6 +53,46 @@ def test_a_version_is_added_only_where_something_changed(tmp_path: Path):
     before, now = kept(tmp_path)
     assert [*differences(None, before)] == ["first seen"]
     assert [*differences(before, now)] == ["+ name string"]
+
+
+STEPS = """\
+import sqlite3
+from contextlib import closing
+
+def checked(rows):
+    with closing(sqlite3.connect({db!r})) as db:
+        if db.execute("select count(*) from t").fetchone()[0] > {most}:
+            raise ValueError
+    return rows
+"""
+FAILING = """\
+name: shop
+settings: {checkpoint: {interval: 20ms}, restart: {attempts: 0}}
+sources:
+  rows: {type: generate, config: {rate: 200/s, rows: 10000, columns: {id: {sequence: 0}, n: {sequence: 0}}}}
+transformations:
+  checked: {type: python, inputs: [rows], config: {function: "steps:checked", schema: {id: int64, n: int64}}}
+destinations:
+  out: {type: sqlite, inputs: [checked], config: {path: out.db, table: t}}
+"""
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_is_not_in_it(tmp_path: Path):
+    first = write(tmp_path, pl.DataFrame({"id": [1]}))
+    with closing(sqlite3.connect(tmp_path / "out.db")) as db:
+        db.execute("alter table t add column n integer")
+
+    def fail_at_more_than(most: int) -> str:
+        (tmp_path / "steps.py").write_text(STEPS.format(db=str(tmp_path / "out.db"), most=most))
+        options = RunOptions(tmp_path / "home", fresh=True)
+        outcome = run(load_text(FAILING, base=tmp_path), options)
+        assert (outcome.status, outcome.error and outcome.error.step) == ("failed", "checked")
+        return outcome.run_id
+
+    fail_at_more_than(0)
+    assert [version.run_id for version in kept(tmp_path)] == [first]
+    later = fail_at_more_than(1)
+    assert [version.run_id for version in kept(tmp_path)] == [first, later], "it has written rows"
 
 
 def test_the_command_tells_when_and_what(tmp_path: Path):

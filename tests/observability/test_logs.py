@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,37 @@ def test_it_is_followed_while_a_full_file_is_set_aside_and_the_new_one_has_no_li
     assert [next(follower) for _ in range(3)] == [{"message": "b"}, None, None]
     path.write_text('{"message": "c"}\n')
     assert next(follower) == {"message": "c"}
+
+
+def test_it_is_followed_from_the_oldest_part_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / FOLDER / "R1.ndjson"
+    path.parent.mkdir()
+    path.with_name("R1.ndjson.1").write_text('{"message": "a"}\n{"message": "b"}\n')
+    assert newest(tmp_path) == "R1", "also where a kill came before the new part"
+    path.write_text('{"message": "c"}\n')
+    follower = following(tmp_path, "R1", pause_s=0)
+    assert [line and line["message"] for line in itertools.islice(follower, 4)] == [*"abc", None]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_one_who_follows_and_falls_behind_by_a_part_gets_each_line_once(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    monkeypatch.setattr(logs, "_SIZE_MAX", 1000)  # five or six lines
+    got: list[int] = []
+    with (logger := RunLogger("w", "R1", hide)).writing(tmp_path, refuse):
+        follower, num_written = following(tmp_path, "R1", pause_s=0), 0
+        while num_written < 100:
+            for _ in range(chance.randint(1, 4)):
+                logger.log("info", "run", str(num_written))
+                num_written += 1
+            num_unread = chance.randint(0, 3)
+            while num_written - len(got) > num_unread:
+                found = itertools.islice(follower, 10)
+                got.append(int(next(line["message"] for line in found if line is not None)))
+        got += [int(line["message"]) for line in itertools.islice(follower, 10) if line is not None]
+    assert got == list(range(num_written))
 
 
 def test_a_line_that_a_kill_has_cut_is_left_out(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from dataflare.sdk.tracing import (
     called,
     inside,
     parents_of,
+    trace_in,
     traceparent,
     traceparent_of,
 )
@@ -205,6 +206,29 @@ def test_the_traces_of_messages_are_those_that_their_headers_name() -> None:
     with Runtime().entered() as runtime:
         runtime.tracer = Recorded()
         assert parents_of(messages, lambda message: message) == (one, two)
+
+
+@pytest.mark.parametrize(
+    "value", ["00-{0}-{1}-01", "01-{0}-{1}-00", "fe-{0}-{1}-01-what", "01-{0}-{1}-01-"]
+)
+def test_a_traceparent_of_a_later_version_is_read_as_far_as_it_is_known(value: str) -> None:
+    text = value.format("a" * 32, "0" * 15 + "b")
+    assert trace_in(text) == trace_in(text.encode()) == text[:55]
+    tracer = OtelTracer(TracerProvider().get_tracer("test"), "workflow", "run")
+    (link,) = tracer.begin("read", links=[text[:55]])._span.links
+    assert (link.context.trace_id, link.context.span_id) == (int("a" * 32, 16), 0xB)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"ff-{'a' * 32}-{'b' * 16}-01", f"ff-{'a' * 32}-{'b' * 16}-01-what", f"00-{'0' * 32}-{'b' * 16}-01",
+        f"00-{'a' * 32}-{'0' * 16}-01", f"02-{'a' * 32}-{'0' * 16}-01-what", f"00-{'a' * 32}-{'b' * 16}-01-what",
+        f"00-{'a' * 32}-{'b' * 16}-01-", f"01-{'a' * 32}-{'b' * 16}-01what", f"00-{'A' * 32}-{'b' * 16}-01",
+    ],
+)  # fmt: skip
+def test_a_traceparent_that_the_standard_forbids_is_not_taken(value: str) -> None:
+    assert trace_in(value) is None
 
 
 def test_an_error_of_a_span_has_its_code_and_not_its_words() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,7 +46,7 @@ def logs(
     if run is not None:
         folder = folder_of_run(folder, run) or folder
     chosen = run or files.newest(folder)
-    found = list(files.lines(folder, chosen)) if chosen else []
+    found = list(files.lines(folder, chosen)) if chosen and not follow else []
     if chosen is None or not (found or follow):
         raise RunError(
             f"there is no log of {'run ' + run if run else 'a run'} of '{workflow}'",
@@ -57,23 +58,29 @@ def logs(
         for line in found[len(found) - lines if lines is not None and lines < len(found) else 0 :]:
             _print(line, json)
         return 0
-    skipped = max(0, len(found) - lines) if lines is not None else 0
-    for number, line in enumerate(_following(folder, chosen)):
-        if number >= skipped:
-            _print(line, json)
+    for line in _following(folder, chosen, lines):
+        _print(line, json)
     return 0
 
 
-def _following(folder: Path, run_id: str) -> Iterator[LogLine]:
-    """Ends when the run has ended, and some time after that nothing came."""
+def _following(folder: Path, run_id: str, last: int | None) -> Iterator[LogLine]:
+    """The lines of a run, and those that come; last: only so many of those that are there at first. Ends when the run has ended, and
+    some time after that nothing came."""
     from dataflare.checkpoint.lock import lock_state
     from dataflare.observability.logs import following
 
     ended_at: float | None = None
+    there: deque[LogLine] | None = None if last is None else deque(maxlen=last)
     for line in following(folder, run_id):
         if line is not None:
-            yield line
+            if there is None:
+                yield line
+            else:
+                there.append(line)
             continue
+        if there is not None:
+            yield from there
+            there = None
         state = lock_state(folder)
         if state.held and (state.holder is None or state.holder.run_id == run_id):
             ended_at = None

@@ -232,6 +232,7 @@ class JobMetrics:
         """Of the tasks, how many may compute at once; and why fewer may."""
         self.workers: dict[str, WorkerState] = {}
         """By name, the other processes that run tasks at this moment."""
+        self.committed_epochs = 0
         self._committed: dict[str, StepMetrics] = {}
         self._base: dict[str, StepMetrics] = {}
         self._published: tuple[int, dict[str, StepMetrics]] | None = None
@@ -337,8 +338,10 @@ class JobMetrics:
 
     def commit(self, epoch: int) -> None:
         """An epoch is committed: what its tasks had counted stays, whatever comes."""
-        if self._published is not None and self._published[0] == epoch:
-            self._committed = self._published[1]
+        published = self._published
+        if published is not None and published[0] == epoch and self._committed is not published[1]:
+            self._committed = published[1]
+            self.committed_epochs += 1
 
     def committed_us(self) -> dict[str, int]:
         """By step, up to which event time all of its rows are committed, where that is known."""

@@ -75,6 +75,8 @@ class Recorder:
         self.folder: Path | None = None
         self.course = Course()
         self._noted: Plan | None = None
+        self._unnoted: tuple[Plan, int] | None = None
+        self._noting: asyncio.Future[None] | None = None
         self._writing: asyncio.Future[None] | None = None
         self._next_write_s = max(_WRITE_S, _SPACED_S * alive())
         self._is_told = False
@@ -82,6 +84,9 @@ class Recorder:
     def look(self) -> None:
         """Called a few times a second, on the loop of the run."""
         watch = self._watch
+        if self._unnoted is not None and watch.metrics.committed_epochs > self._unnoted[1]:
+            self._noting = asyncio.ensure_future(self._note(self._unnoted[0], self._noting))
+            self._unnoted = None
         at_s = watch.elapsed_s
         if not self.course.is_due(at_s):
             return
@@ -91,8 +96,19 @@ class Recorder:
             self._next_write_s = at_s + pause_s
             self._writing = asyncio.ensure_future(self._kept(self._record()))
 
+    def writes_with(self, plan: Plan) -> None:
+        """From now on this plan writes. Its schemas are kept once an epoch is committed: a run that fails before has
+        written nothing with them."""
+        self._unnoted = plan, self._watch.metrics.committed_epochs
+
     async def note_schemas(self, plan: Plan) -> None:
-        """Keep the schemas that the destinations are written with from now on."""
+        """Keep the schemas that the destinations were written with."""
+        self._unnoted = None
+        await self._note(plan, self._noting)
+
+    async def _note(self, plan: Plan, before: asyncio.Future[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
         if self.folder is None or plan is self._noted:
             return
         self._noted = plan
@@ -104,8 +120,8 @@ class Recorder:
 
     async def end(self, result: RunResult) -> None:
         """Write it once more. Adds a warning where it could not be written."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
+        if begun := [each for each in (self._writing, self._noting) if each is not None]:
+            await asyncio.wait(begun)
         self._sample(self._watch.elapsed_s)
         record = self._record()
         record.slowest, record.notes = result.slowest, [*result.notes]

@@ -395,6 +395,7 @@ class _Run:
                 start = Start(identity, recovered.epoch, manifest, *rest)
                 ending = await self._run_tasks(plan, start, store, committers)
             if ending.finished:
+                await self.watch.recorder.note_schemas(plan)
                 for name, committer in committers.items():
                     self.published[name] = await committer.published()
         finally:
@@ -441,7 +442,7 @@ class _Run:
         self, plan: Plan, start: Start, store: Storage, committers: Mapping[str, Committer]
     ) -> Ending:
         self.watch.plan = plan
-        await self.watch.recorder.note_schemas(plan)
+        self.watch.recorder.writes_with(plan)
         attempt = self.watch.attempt = Attempt(
             plan.stages,
             self.workflow.settings,

@@ -50,7 +50,7 @@ def schema_history(folder: Path) -> Mapping[str, Sequence[SchemaVersion]]:
 
 
 def note_schemas(folder: Path, plan: Plan, run_id: str, at_s: float | None = None) -> None:
-    """Add the schemas that a run writes with. Raises OSError, and as `schema_history`. Blocking."""
+    """Add the schemas that a run has written with. Raises OSError, and as `schema_history`. Blocking."""
     kept = _read(folder)
     at = utc_text(time.time() if at_s is None else at_s)
     has_changed = False

@@ -15,11 +15,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from dataflare.errors import Blame, RunError
 
@@ -140,6 +140,13 @@ class _Private(RotatingFileHandler):
         self._warn, self._has_failed = warn, False
         super().__init__(path, **options)
 
+    def doRollover(self) -> None:  # noqa: N802
+        """Set the full file aside in one step: between a deletion and a renaming, those who read would find neither part."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+        os.replace(self.baseFilename, _before(Path(self.baseFilename)))
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
@@ -168,28 +175,37 @@ def _forget(logs: Path) -> None:
 
 def newest(folder: Path) -> str | None:
     """The run whose log is the newest in a workflow's folder."""
-    return max((path.name.partition(".")[0] for path in (folder / FOLDER).glob("*.ndjson")), default=None)  # fmt: skip
+    return max((path.name.partition(".")[0] for path in (folder / FOLDER).glob("*.ndjson*")), default=None)  # fmt: skip
 
 
 def lines(folder: Path, run_id: str) -> Iterator[LogLine]:
     """The lines of a run, oldest first. A line that a kill has cut is left out."""
     path = folder / FOLDER / f"{run_id}.ndjson"
-    for part in (path.with_name(f"{path.name}.1"), path):
-        with contextlib.suppress(FileNotFoundError), part.open(encoding="utf-8") as file:
-            yield from _parsed(file)
+    with contextlib.ExitStack() as opened:
+        parts: list[TextIO] = []
+        while (part := _next_part(path, parts)) is not None:
+            parts.append(opened.enter_context(part))
+            is_newest = not _is_set_aside(path, part.fileno())
+            yield from _parsed(part)
+            if is_newest:
+                return
 
 
 def following(folder: Path, run_id: str, pause_s: float = 0.2) -> Iterator[LogLine | None]:
-    """The lines of a run, and those that come; None while none does. Never ends by itself."""
+    """The lines of a run, and those that come; None while none does. Never ends by itself. Lines are lost only where more
+    than a whole part is written while its reader holds it up."""
     path = folder / FOLDER / f"{run_id}.ndjson"
-    while True:
-        try:
-            file = path.open(encoding="utf-8")
-        except FileNotFoundError:  # it has not begun, or a full one was set aside for it
-            yield None
-            time.sleep(pause_s)
-            continue
-        with file:
+    with contextlib.ExitStack() as opened:
+        parts: list[TextIO] = []
+        while True:
+            file = _next_part(path, parts[-2:])
+            if file is None:  # it has not begun, or a full one was set aside for it
+                yield None
+                time.sleep(pause_s)
+                continue
+            parts.append(opened.enter_context(file))
+            for old in parts[:-2]:
+                old.close()
             begun = ""
             while True:
                 # Asked before the read: all lines of a file are written before it is set aside.
@@ -204,6 +220,29 @@ def following(folder: Path, run_id: str, pause_s: float = 0.2) -> Iterator[LogLi
                 begun = text
                 yield None
                 time.sleep(pause_s)
+
+
+def _before(path: Path) -> Path:
+    """Where the part before the newest one is."""
+    return path.with_name(f"{path.name}.1")
+
+
+def _next_part(path: Path, read: Sequence[TextIO]) -> TextIO | None:
+    """Open the part of a log that comes after those that were read; None where there is none yet. read: the last two, open, so
+    that no new file gets their inode."""
+    known = [os.fstat(each.fileno()) for each in read]
+    found: TextIO | None = None
+    # The newest one is opened first: if the other one was read, then no part is between them.
+    for part in (path, _before(path)):
+        with contextlib.suppress(FileNotFoundError):
+            file = part.open(encoding="utf-8")
+            if any(os.path.samestat(os.fstat(file.fileno()), each) for each in known):
+                file.close()
+                continue
+            if found is not None:
+                found.close()
+            found = file
+    return found
 
 
 def _is_set_aside(path: Path, number: int) -> bool:

@@ -21,7 +21,11 @@ from dataflare.sdk.runtime import current
 T = TypeVar("T")
 
 HEADER = "traceparent"
-_HEADER_FORM = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_HEADER_FORM = re.compile(
+    r"((?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})((?<!^00.{53})-.*)?"
+)
+"""W3C Trace Context: version ff and ids of zeros are not valid; versions after 00 may have more fields, whose meaning is not
+known."""
 _LOOKED_AT, _PARENTS_MAX = 200, 16
 """In so many messages of a chunk traces are searched, and so many are named."""
 
@@ -148,9 +152,10 @@ def traceparent() -> str | None:
 
 
 def trace_in(value: Any) -> str | None:
-    """The value of a header `traceparent`, if it is one."""
+    """The first four fields of a header `traceparent`, if its value is valid."""
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-    return text if _HEADER_FORM.fullmatch(text) else None
+    match = _HEADER_FORM.fullmatch(text)
+    return match[1] if match else None
 
 
 class Requests:
