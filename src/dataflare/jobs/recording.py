@@ -99,6 +99,7 @@ class Recorder:
     def writes_with(self, plan: Plan) -> None:
         """From now on this plan writes. Its schemas are kept once an epoch is committed: a run that fails before has
         written nothing with them."""
+        self._watch.plan = plan
         self._unnoted = plan, self._watch.metrics.committed_epochs
 
     async def note_schemas(self, plan: Plan) -> None:

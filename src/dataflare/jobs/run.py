@@ -441,7 +441,6 @@ class _Run:
     async def _run_tasks(
         self, plan: Plan, start: Start, store: Storage, committers: Mapping[str, Committer]
     ) -> Ending:
-        self.watch.plan = plan
         self.watch.recorder.writes_with(plan)
         attempt = self.watch.attempt = Attempt(
             plan.stages,
