@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as trace_service
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from servers.process import free_port
 from servers.web import Answer, Asked, http_server
 
 from dataflare.observability import logs, otlp
-from dataflare.observability.otlp import Patience, Target, target_of
+from dataflare.observability.otlp import Patience, Target, target_of, variables_not_followed
 from dataflare.observability.table import METRICS
 
 WORKFLOW = """\
@@ -207,9 +211,120 @@ def test_where_it_goes() -> None:
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     assert target(None, **variables) == Target(None, "grpc")
     assert target(None, **variables, OTEL_SDK_DISABLED="true") is None
-    for wrong in ("h:4318", "ftp://h", "http://"):
-        with pytest.raises(ValueError, match=wrong):
+    assert target("grpc://[::1]:99") == Target("http://[::1]:99", "grpc")
+    assert target("grpcs://[::1]") == Target("https://[::1]:4317", "grpc")
+    for wrong in ("h:4318", "ftp://h", "http://", "http://h:99999", "grpc://h:x"):
+        with pytest.raises(ValueError, match=wrong if "h:" not in wrong[5:] else "[Pp]ort"):
             target(wrong)
+
+
+LISTED = {"OTEL_METRICS_EXPORTER": "prometheus, otlp", "OTEL_TRACES_EXPORTER": "console"}
+
+
+def test_the_exporters_are_a_list_and_the_command_line_goes_before_them() -> None:
+    environ = {**LISTED, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://h"}
+    assert target_of(None, "metrics", environ) == Target(None, "http/protobuf")
+    assert target_of(None, "traces", environ) is None
+    assert [*variables_not_followed(None, environ)] == [
+        "OTEL_METRICS_EXPORTER names 'prometheus', which is not supported: metrics are pushed by OTLP",
+        "OTEL_TRACES_EXPORTER names 'console', which is not supported: traces are not pushed (otlp is supported)",
+    ]
+    for signal in ("metrics", "traces"):
+        assert target_of("http://h", signal, LISTED) is not None
+        off = {"OTEL_METRICS_EXPORTER": "none", "OTEL_TRACES_EXPORTER": "none"}
+        assert target_of("http://h", signal, off) is None
+    assert "traces are pushed by OTLP" in [*variables_not_followed("http://h", LISTED)][1]
+    assert [*variables_not_followed(None, LISTED)] == [], "nothing is pushed"
+
+
+@pytest.mark.parametrize(
+    ("text", "every_s"),
+    [("250", 0.25), ("100", 0.1), ("0", 0.1), ("-1", 0.1), ("99.9", 0.1), ("10s", 10.0), ("nan", 10.0), ("", 10.0)],
+)  # fmt: skip
+def test_metrics_are_not_pushed_without_a_pause(text: str, every_s: float) -> None:
+    environ = {"OTEL_METRIC_EXPORT_INTERVAL": text}
+    target = target_of("http://h", "metrics", environ)
+    assert target is not None
+    assert target.every_s == every_s
+    told = [*variables_not_followed("http://h", environ)]
+    assert len(told) == (text not in ("250", "100", ""))
+    assert all(f"is '{text}', not milliseconds from 100 on" in each for each in told)
+    assert [*variables_not_followed(None, environ)] == []
+
+
+def test_an_interval_without_an_end_is_one_that_threads_can_wait_for() -> None:
+    target = target_of("http://h", "metrics", {"OTEL_METRIC_EXPORT_INTERVAL": "inf"})
+    assert target is not None
+    assert target.every_s == threading.TIMEOUT_MAX
+
+
+def refusing_metrics() -> ExportMetricsServiceResponse:
+    answer = ExportMetricsServiceResponse()
+    answer.partial_success.rejected_data_points = 7
+    answer.partial_success.error_message = "too many series"
+    return answer
+
+
+def refusing_spans() -> ExportTraceServiceResponse:
+    answer = ExportTraceServiceResponse()
+    answer.partial_success.rejected_spans = 3
+    return answer
+
+
+@contextmanager
+def refusing_http() -> Iterator[str]:
+    def answer(asked: Asked) -> Answer:
+        made = refusing_spans() if asked.path == "/v1/traces" else refusing_metrics()
+        return Answer(made.SerializeToString(), 200, {"Content-Type": "application/x-protobuf"})
+
+    with http_server(answer) as server:
+        yield server.url
+
+
+@contextmanager
+def refusing_grpc() -> Iterator[str]:
+    class Metrics(service.MetricsServiceServicer):
+        def Export(self, request, context):  # noqa: N802
+            return refusing_metrics()
+
+    class Traces(trace_service.TraceServiceServicer):
+        def Export(self, request, context):  # noqa: N802
+            return refusing_spans()
+
+    with ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool)
+        service.add_MetricsServiceServicer_to_server(Metrics(), server)
+        trace_service.add_TraceServiceServicer_to_server(Traces(), server)
+        port = server.add_insecure_port("[::1]:0")
+        server.start()
+        try:
+            yield f"grpc://[::1]:{port}"
+        finally:
+            server.stop(None).wait()
+
+
+@pytest.mark.parametrize("collector", [refusing_http, refusing_grpc])
+def test_what_a_collector_refuses_is_a_warning(
+    collector: Callable[[], AbstractContextManager[str]], tmp_path: Path
+) -> None:
+    with collector() as url:
+        done = run(tmp_path, "--otlp", url, "--json", **LISTED)
+    assert done.returncode == 0, done.stderr
+    warnings = json.loads(done.stdout)["warnings"]
+    spans, metrics = sorted((each for each in warnings if "refused" in each), key=len)
+    assert re.fullmatch(
+        r"the collector has refused \d+ data points of metrics of this run: too many series",
+        metrics,
+    )
+    assert re.fullmatch(r"the collector has refused \d+ spans of this run", spans)
+    assert sum("_EXPORTER names" in each for each in warnings) == 2
+
+
+def test_spans_that_a_collector_does_not_take_are_a_warning(tmp_path: Path) -> None:
+    with http_server(lambda asked: Answer(status=400)) as server:
+        done = run(tmp_path, "--otlp", server.url, "--json", OTEL_TRACES_EXPORTER="otlp")
+    warnings = json.loads(done.stdout)["warnings"]
+    assert [each for each in warnings if re.match(r"[\d,]+ spans were not delivered to http", each)]
 
 
 def test_a_protocol_that_is_not_supported_is_a_warning(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def observers(
         host, port = _address(metrics)
         found.append(lambda watch: _metrics(watch, host, port))
     target, spans = _target(otlp, "metrics"), _target(otlp, "traces")
+    if texts := _not_followed(otlp):
+        found.append(lambda watch: _warned(watch, texts))
     if target is not None or spans is not None:
         from dataflare.observability.otlp import Patience
 
@@ -67,8 +69,21 @@ def _lineage(watch: Watch, target: LineageTarget) -> Iterator[None]:
         yield
 
 
+def _pushes(url: str | None) -> bool:
+    """Whether something may be pushed. Looked at first, because a run that pushes nothing need not import what pushes."""
+    return url is not None or any(n.startswith("OTEL_EXPORTER_OTLP_") for n in os.environ)
+
+
+def _not_followed(url: str | None) -> list[str]:
+    if not _pushes(url):
+        return []
+    from dataflare.observability.otlp import variables_not_followed
+
+    return [*variables_not_followed(url)]
+
+
 def _target(url: str | None, signal: Signal) -> Target | None:
-    if url is None and not any(n.startswith("OTEL_EXPORTER_OTLP_") for n in os.environ):
+    if not _pushes(url):
         return None
     from dataflare.observability.otlp import target_of
 
@@ -79,17 +94,14 @@ def _target(url: str | None, signal: Signal) -> Target | None:
         raise bad_usage(message, "dataflare run") from None
 
 
-def _warn_of_protocol(watch: Watch, target: Target) -> None:
-    if target.instead_of is not None:
-        watch.warn(
-            [
-                f"OTEL_EXPORTER_OTLP_PROTOCOL names '{target.instead_of}', which is not supported: {target.protocol} is used "
-                "(grpc is the other one)"
-            ]
-        )
+@contextlib.contextmanager
+def _warned(watch: Watch, texts: list[str]) -> Iterator[None]:
+    watch.warn(texts)
+    yield
 
 
 def _lost(watch: Watch, text: str) -> None:
+    text = watch.redacted(text)
     watch.warnings.append(text)
     watch.log.log("warning", "otlp", text)
 
@@ -101,7 +113,6 @@ def _otlp(watch: Watch, target: Target, patience: Patience) -> Iterator[None]:
     def said(text: str) -> None:
         watch.log.log("warning", "otlp", text)
 
-    _warn_of_protocol(watch, target)
     ask, now = lambda: [watch.ask(1.0)], lambda: [watch.view()]
     with pushing(target, ask, now, said, partial(_lost, watch), patience):
         watch.log.log("info", "otlp", f"metrics are pushed to {target.shown}")
@@ -116,7 +127,6 @@ def _tracing(watch: Watch, target: Target, patience: Patience) -> Iterator[None]
     def said(text: str) -> None:
         watch.log.log("warning", "otlp", text)
 
-    _warn_of_protocol(watch, target)
     runtime = current()
     name, run_id = watch.workflow.name, watch.run_id
     with tracing(target, name, run_id, said, partial(_lost, watch), patience) as made:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
+from dataflare.observability.otlp_answers import Refused, read_answers, reading_session
 from dataflare.observability.table import METRICS, Metric
 from dataflare.observability.times import LATENCY_BOUNDS_S, Histogram
 from dataflare.observability.view import RunView
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricsData
     from opentelemetry.sdk.resources import Resource
 
-EVERY_S = 10.0
+EVERY_S, _LEAST_EVERY_S = 10.0, 0.1
+"""Between two pushes; and the least that the variables can set it to: a collector is not flooded."""
 _LAST_S, _LEAST_S, _SHUT_S = 2.0, 0.5, 0.2
 """How long the end of a run waits for its last pushes; at least for each of them; for one that was given up."""
 _SCOPE = "dataflare"
@@ -43,13 +46,11 @@ PROTOCOLS = ("http/protobuf", "grpc")
 
 
 class Target(Struct, frozen=True):
-    """endpoint: None: as the variables say. protocol: one of `PROTOCOLS`. instead_of: the one that the variables name, which is
-    not supported."""
+    """endpoint: None: as the variables say. protocol: one of `PROTOCOLS`."""
 
     endpoint: str | None
     protocol: str
     every_s: float = EVERY_S
-    instead_of: str | None = None
 
     @property
     def shown(self) -> str:
@@ -59,36 +60,94 @@ class Target(Struct, frozen=True):
 def target_of(
     url: str | None, signal: Signal = "metrics", environ: Mapping[str, str] = os.environ
 ) -> Target | None:
-    """url: of the command line: `http://host:4318`, or `grpc://host:4317`; it goes before the variables. None: nothing is to
-    be pushed. Raises ValueError for a URL of another kind."""
-    upper = signal.upper()
-    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" and url is None:
-        return None
-    if environ.get(f"OTEL_{upper}_EXPORTER", "otlp") != "otlp":
-        return None
-    every_s = float(environ.get("OTEL_METRIC_EXPORT_INTERVAL") or EVERY_S * 1000) / 1000
+    """url: of the command line: `http://host:4318`, or `grpc://host:4317`; it goes before the variables, except where they name
+    `none` for the signal. None: nothing is to be pushed. Raises ValueError for a URL of another kind."""
+    exporters = _exporters(signal, environ)
+    every_s, _ = _interval(environ)
     if url is not None:
-        return Target(*_of_url(url, signal), every_s)
-    own = environ.get(f"OTEL_EXPORTER_OTLP_{upper}_ENDPOINT")
-    endpoint = own or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if not endpoint:
+        made = Target(*_of_url(url, signal), every_s)
+        return made if exporters != {"none"} else None
+    if "otlp" not in exporters or not _has_endpoint(signal, environ):
         return None
-    told = environ.get(f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL")
-    protocol = told or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or PROTOCOLS[0]
-    if protocol not in PROTOCOLS:
-        return Target(None, PROTOCOLS[0], every_s, instead_of=protocol)
-    return Target(None, protocol, every_s)
+    _, protocol = _protocol(signal, environ)
+    return Target(None, protocol if protocol in PROTOCOLS else PROTOCOLS[0], every_s)
+
+
+def variables_not_followed(
+    url: str | None, environ: Mapping[str, str] = os.environ
+) -> Iterator[str]:
+    """Of the variables that matter, what is done instead of what they say. url: as that of `target_of`."""
+    pushed = False
+    signals: tuple[Signal, ...] = ("metrics", "traces")
+    for signal in signals:
+        if url is None and not _has_endpoint(signal, environ):
+            continue
+        is_pushed = target_of(url, signal, environ) is not None
+        others = sorted(_exporters(signal, environ) - {"otlp", "none"})
+        if others:
+            yield (
+                f"OTEL_{signal.upper()}_EXPORTER names '{', '.join(others)}', which is not supported: {signal} are "
+                + ("pushed by OTLP" if is_pushed else "not pushed (otlp is supported)")
+            )
+        name, protocol = _protocol(signal, environ)
+        if url is None and is_pushed and protocol not in PROTOCOLS:
+            yield (
+                f"{name} names '{protocol}', which is not supported: {PROTOCOLS[0]} is used "
+                "(grpc is the other one)"
+            )
+        pushed = pushed or (signal == "metrics" and is_pushed)
+    every_s, is_followed = _interval(environ)
+    if pushed and not is_followed:
+        text = environ["OTEL_METRIC_EXPORT_INTERVAL"]
+        yield (
+            f"OTEL_METRIC_EXPORT_INTERVAL is '{text}', not milliseconds from {_LEAST_EVERY_S * 1000:g} on: metrics are pushed "
+            f"each {every_s:g} s"
+        )
+
+
+def _has_endpoint(signal: Signal, environ: Mapping[str, str]) -> bool:
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    own = environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
+    return bool(own or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+
+
+def _exporters(signal: Signal, environ: Mapping[str, str]) -> set[str]:
+    """The variable is a list."""
+    named = environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").split(",")
+    return {name.strip() for name in named if name.strip()} or {"otlp"}
+
+
+def _protocol(signal: Signal, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The variable that names it, and the name."""
+    both = "OTEL_EXPORTER_OTLP_PROTOCOL"
+    own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL"
+    return (own, environ[own]) if environ.get(own) else (both, environ.get(both) or PROTOCOLS[0])
+
+
+def _interval(environ: Mapping[str, str]) -> tuple[float, bool]:
+    """In seconds, and whether it is as the variable says."""
+    try:
+        every_s = float(environ.get("OTEL_METRIC_EXPORT_INTERVAL") or EVERY_S * 1000) / 1000
+    except ValueError:
+        return EVERY_S, False
+    if math.isnan(every_s):
+        return EVERY_S, False
+    bounded_s = min(max(every_s, _LEAST_EVERY_S), threading.TIMEOUT_MAX)
+    return bounded_s, bounded_s == every_s
 
 
 def _of_url(url: str, signal: Signal) -> tuple[str, str]:
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
+    port = parts.port  # raises for one that cannot be
     if not parts.hostname:
         raise ValueError(url)
     if parts.scheme in ("grpc", "grpcs"):
         secure = "https" if parts.scheme == "grpcs" else "http"
-        return f"{secure}://{parts.hostname}:{parts.port or _PORT_GRPC}", "grpc"
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        return f"{secure}://{host}:{port or _PORT_GRPC}", "grpc"
     if parts.scheme not in ("http", "https"):
         raise ValueError(url)
     path = parts.path.rstrip("/")
@@ -120,10 +179,11 @@ def pushing(
     patience: Patience,
 ) -> Iterator[None]:
     """Push until the end of the `with`. ask: as the endpoint's; now: the same, called at the end by the caller. said: told on
-    another thread what the library complains of, each kind once. lost: told at the end that the last push failed. Raises
-    ConfigError (E0402) where the library is not installed."""
+    another thread what the library complains of, each kind once. lost: told at the end that the last push failed, and what the
+    collector has refused. Raises ConfigError (E0402) where the library is not installed."""
+    refused = Refused("metrics", said)
     try:
-        exporter = _metric_exporter(target)
+        exporter = _metric_exporter(target, refused)
         resource = resource_of()
     except ModuleNotFoundError as error:
         raise missing_library("--otlp", error) from error
@@ -141,6 +201,8 @@ def pushing(
             thread.join(_SHUT_S)
             if pusher.failed:
                 lost(f"metrics were not delivered to {target.shown} at the end of the run")
+            if (text := refused.summary()) is not None:
+                lost(text)
 
 
 class _Pusher:
@@ -169,14 +231,15 @@ class _Pusher:
                 self.failed = sent is not MetricExportResult.SUCCESS
 
 
-def _metric_exporter(target: Target) -> Any:
+def _metric_exporter(target: Target, refused: Refused) -> Any:
     if target.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 
-        return OTLPMetricExporter(endpoint=target.endpoint)
+        return read_answers(OTLPMetricExporter(endpoint=target.endpoint), refused)
     from opentelemetry.exporter.otlp.proto.http import metric_exporter
 
-    return metric_exporter.OTLPMetricExporter(endpoint=target.endpoint)
+    session = reading_session("metrics", refused)
+    return metric_exporter.OTLPMetricExporter(endpoint=target.endpoint, session=session)
 
 
 def resource_of() -> Resource:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
 
 from dataflare.observability.otlp import _SHUT_S, Patience, Target, resource_of, told_library_errors
+from dataflare.observability.otlp_answers import Refused, read_answers, reading_session
 from dataflare.sdk.registry import missing_library
 from dataflare.sdk.tracing import NONE, Attributes, Tracer, traceparent_of
 
@@ -108,12 +109,15 @@ def tracing(
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        exporter = _exporter(target)
+        refused = Refused("traces", said)
+        exporter = _Counted(_exporter(target, refused))
     except ModuleNotFoundError as error:
         raise missing_library("--otlp", error) from error
     with told_library_errors(said):
         provider = TracerProvider(resource=resource_of(), shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
+        provider.add_span_processor(
+            BatchSpanProcessor(cast("Any", exporter), schedule_delay_millis=1000)
+        )
         try:
             yield OtelTracer(provider.get_tracer("dataflare"), workflow, run_id)
         finally:
@@ -125,13 +129,39 @@ def tracing(
                 lost(f"spans were not delivered to {target.shown} at the end of the run")
                 exporter.shutdown()
                 ending.join(_SHUT_S)
+            elif exporter.failed:
+                lost(f"{exporter.failed:,} spans were not delivered to {target.shown}")
+            if (text := refused.summary()) is not None:
+                lost(text)
 
 
-def _exporter(target: Target) -> Any:
+class _Counted:
+    """An exporter of spans. failed: how many it could not deliver; they are not sent again."""
+
+    def __init__(self, exporter: Any) -> None:
+        self._exporter, self.failed = exporter, 0
+
+    def export(self, spans: Sequence[Any]) -> Any:
+        from opentelemetry.sdk.trace.export import SpanExportResult
+
+        result = self._exporter.export(spans)
+        if result is not SpanExportResult.SUCCESS:
+            self.failed += len(spans)
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> Any:
+        return self._exporter.force_flush(timeout_millis)
+
+
+def _exporter(target: Target, refused: Refused) -> Any:
     if target.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-        return OTLPSpanExporter(endpoint=target.endpoint)
+        return read_answers(OTLPSpanExporter(endpoint=target.endpoint), refused)
     from opentelemetry.exporter.otlp.proto.http import trace_exporter
 
-    return trace_exporter.OTLPSpanExporter(endpoint=target.endpoint)
+    session = reading_session("traces", refused)
+    return trace_exporter.OTLPSpanExporter(endpoint=target.endpoint, session=session)
