@@ -162,7 +162,11 @@ def test_a_detached_job_is_found_waited_for_and_stopped(
     assert len(nodes["nodes"]) == 2
     (job,) = (job for job in nodes["jobs"] if job["job"] == f"slow {run_id}")
     assert len(job["workers"]) == 3
+    seen_workers = job["run"]["workers"]
+    assert {*job["workers"]} <= seen_workers.keys()
+    assert any(sum(worker["sent_bytes"].values()) for worker in seen_workers.values())
     shown = command(cluster, tmp_path, "nodes").stdout
+    assert "% busy" in shown
     assert f"slow {run_id}" in shown
     stopped = command(cluster, tmp_path, "stop", "slow", "--json")
     assert (stopped.returncode, json.loads(stopped.stdout)["run_id"]) == (0, run_id), stopped.stderr

@@ -19,7 +19,7 @@ from dataflare.jobs import RunOptions, RunResult, run
 from dataflare.jobs.tapping import HIDDEN
 from dataflare.jobs.watching import NO_ROWS
 from dataflare.observability.prometheus import exposed
-from dataflare.observability.view import RunView
+from dataflare.observability.view import ProcessView, RunView
 from dataflare.workflow import load_text
 
 SEEN = """
@@ -119,19 +119,38 @@ def test_a_look_shows_rows_of_workers_and_hides_what_the_workflow_hides(
     assert set(of_rows["card"]) == {HIDDEN}
 
 
+def process_of(view: RunView, worker: str) -> ProcessView:
+    process = view.workers[worker].process
+    assert process is not None
+    return process
+
+
 def test_what_workers_use_is_in_the_view_and_the_metrics(
     tmp_path: Path, workers: WorkerProcesses
 ) -> None:
     views: list[RunView] = []
 
     def look(watch: Any) -> None:
-        views.append(until(watch, lambda view: {"w0", "w1"} <= view.workers.keys()))
+        views.append(
+            until(
+                watch,
+                lambda view: (
+                    {"w0", "w1"} <= view.workers.keys()
+                    and any(any(worker.sent_bytes.values()) for worker in view.workers.values())
+                ),
+            )
+        )
 
     watched(tmp_path, SEEN, workers, look)
     (view,) = views
     pids = {process.pid for process in workers.processes if process is not None}
-    assert {view.workers[name].pid for name in ("w0", "w1")} == pids
-    assert all((view.workers[name].rss_bytes or 0) > 10 << 20 for name in ("w0", "w1"))
+    assert {process_of(view, name).pid for name in ("w0", "w1")} == pids
+    assert all((process_of(view, name).rss_bytes or 0) > 10 << 20 for name in ("w0", "w1"))
+    assert RunView.from_json(view.to_json()).workers == view.workers
+    for name, worker in view.workers.items():
+        assert worker.tasks > 0
+        assert worker.spent.total_s > 0
+        assert worker.sent_bytes.keys() <= view.workers.keys() - {name}
     text = exposed([view]).decode()
     assert 'dataflare_worker_resident_memory_bytes{worker="w0",workflow="seen"}' in text
     assert 'dataflare_worker_threads{worker="w1",workflow="seen"}' in text

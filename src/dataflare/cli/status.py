@@ -132,4 +132,27 @@ def slowest(view: RunView, before: RunView | None = None) -> str:
     from dataflare.observability.bottleneck import bottleneck
 
     found = bottleneck(view, before)
-    return "" if found is None else found.text
+    text = "" if found is None else found.text
+    return ", ".join(each for each in (text, slowest_worker(view, before)) if each)
+
+
+def slowest_worker(view: RunView, before: RunView | None = None) -> str:
+    """The worker of a run on a cluster that the others wait for."""
+    from dataflare.observability.worker_load import slowest_worker
+
+    found = slowest_worker(view, before) if len(view.workers) > 1 else None
+    return "" if found is None else f"{found.worker} is busy for {found.busy:.0%} of the time"
+
+
+def links(view: RunView, before: RunView | None) -> list[str]:
+    """A line for each worker: what it does, its memory, and what it sends to each other one."""
+    from dataflare.observability.worker_load import worker_loads
+
+    lines = []
+    for load in worker_loads(view, before):
+        facts = [f"{load.worker}  {load.busy:4.0%} busy"]
+        if load.rss_bytes is not None:
+            facts.append(f"{human.size(load.rss_bytes)} memory")
+        facts += [f"→ {to} {human.size(sent)}/s" for to, sent in load.bytes_per_s.items()]
+        lines.append("  ".join(facts))
+    return lines

@@ -96,6 +96,8 @@ def _of_run(view: RunView, before: RunView | None, width: int) -> Iterator[Rende
         facts.append(human.counted(view.restarts, "restart"))
     yield Text.assemble((view.workflow, "bold"), "  ", ("  ".join(facts), "dim"))
     yield _stages(view, before, width)
+    for line in status.links(view, before):
+        yield Text(f"  {line}", "dim")
     slowest = status.slowest(view, before)
     if slowest:
         yield Text.assemble(("  slowest  ", "dim"), slowest)

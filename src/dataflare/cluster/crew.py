@@ -53,11 +53,10 @@ from dataflare.cluster.orders import (
     unpacked,
 )
 from dataflare.cluster.placement import neighbours, placed
-from dataflare.cluster.reports import ToldClock
+from dataflare.cluster.reports import ToldTasks
 from dataflare.cluster.worker import WorkerServer
 from dataflare.engine.hosting import Hosted, TaskView
 from dataflare.engine.messages import Checkpoint, Committed, Deploy, Found, Opened
-from dataflare.engine.metrics import TaskMetrics, WorkerState
 from dataflare.errors import DataFlareError, InternalError
 from dataflare.sdk.runtime import current
 from dataflare.sdk.threads import completed, in_thread
@@ -127,24 +126,26 @@ class Crew:
         self._hosts = [host for host, _ in peers]
         where = placed(specs, len(peers), self._preferred(specs))
         if len(peers) in where.values():
-            self._own = WorkerServer(self._workers.token, "the command", current())
+            self._own = WorkerServer(self._workers.token, "the job's process", current())
             peers.append(await self._own.start(self._workers.host))
         name = f"{hosted.identity.run_id}/{hosted.identity.attempt}/{hosted.identity.token}"
         used = sorted(set(where.values()))
-        by_number = self._by_number
+        by_number, names = self._by_number, dict[int, str]()
         for number in used:
             link = await self._link(number, peers[number], name)
+            names[number] = link.peer
+            told = ToldTasks(link.peer, hosted.metrics, hosted.paces, names)
             lost, accused = partial(self._lost, number), partial(self._accused, number)
             stored = partial(self._stored, number)
-            looked = self.taps.looked
-            by_number[number] = _Hand(link, hosted, self._tell, lost, accused, stored, looked)
+            calls = self._tell, lost, accused, stored, self.taps.looked
+            by_number[number] = _Hand(link, hosted, told, *calls)
             self._hands.append(by_number[number])
         await self._meet(by_number, peers, name, neighbours(specs, where))
         assert isinstance(hosted.store, SharedStore)
         handed_over = await in_thread(hosted.store.handed_over)
         members = [_Member(spec, by_number[where[spec.task]]) for spec in specs]
         for number, hand in by_number.items():
-            hand.add([spec for spec in specs if where[spec.task] == number])
+            hand.told.add([spec for spec in specs if where[spec.task] == number])
             begin = Begin(
                 hosted.plan,
                 hosted.settings,
@@ -251,7 +252,7 @@ class Crew:
         return [hand.ended for hand in self._hands]
 
     def views(self) -> Sequence[TaskView]:
-        return [view for hand in self._hands for view in hand.views.values()]
+        return [view for hand in self._hands for view in hand.told.views.values()]
 
     def queued_rows(self) -> int:
         return sum(view.queued_rows for view in self.views())
@@ -299,7 +300,7 @@ class _Member:
         self._hand.say(ToTask(self.spec.task, committed))
 
     def uncut(self) -> str | None:
-        return self._hand.uncut.get(self.spec.task)
+        return self._hand.told.uncut.get(self.spec.task)
 
     @property
     def has_news(self) -> bool:
@@ -309,13 +310,13 @@ class _Member:
 
 class _Hand:
     """One worker of the crew. lost: called when it is gone, or does not answer; accused: with another worker that it cannot
-    reach; stored: when its machine has state; looked: with rows for a look. met: it is ready for tasks; built: its tasks are there; ended: they have ended, or failed. views and uncut: as it
-    said last."""
+    reach; stored: when its machine has state; looked: with rows for a look. met: it is ready for tasks; built: its tasks are there; ended: they have ended, or failed."""
 
     def __init__(
         self,
         link: Link,
         hosted: Hosted,
+        told: ToldTasks,
         tell: Tell,
         lost: Callable[[], None],
         accused: Callable[[int], None],
@@ -325,32 +326,18 @@ class _Hand:
         loop = asyncio.get_running_loop()
         self._on_lost, self._on_accused, self._on_stored = lost, accused, stored
         self._on_looked = looked
-        self._link, self._control, self._tell = link, hosted.control, tell
-        self._all_metrics, self._paces = hosted.metrics, hosted.paces
-        self._rates_used_s: Mapping[str, float] = {}
+        self._link, self._control, self._tell, self.told = link, hosted.control, tell, told
         assert isinstance(hosted.store, SharedStore)
         self._store = hosted.store
-        self._metrics: dict[str, TaskMetrics] = {}
-        self._beside = hosted.metrics.of_no_task()
         self._asked: Checkpoint | None = None
-        self._degraded: set[str] = set()
         self._answering: set[asyncio.Task[None]] = set()
         self.name = link.peer
         self.met: asyncio.Future[None] = loop.create_future()
         self.built: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
-        self.views: dict[str, TaskView] = {}
-        self.uncut: dict[str, str] = {}
         link.lost.add_done_callback(self._lost)
         link.on_message = self._heard
-
-    def add(self, specs: Sequence[Deploy]) -> None:
-        """The tasks that it will run."""
-        for spec in specs:
-            metrics = self._all_metrics.of_task(spec.stage.name)
-            metrics.times.clock = ToldClock()
-            self._metrics[spec.task] = metrics
 
     def say(self, order: Any) -> None:
         """Tell the worker, if it is still there: who waits for its answer is told of the loss."""
@@ -399,7 +386,7 @@ class _Hand:
                 else:
                     self._control.want_checkpoint()
             case Report():
-                self._report(order)
+                self.told.tell(order)
             case Warmed():
                 self._on_stored(order)
             case Looked():
@@ -421,7 +408,7 @@ class _Hand:
             self._on_accused(other)
 
     def _shared(self, order: Shared) -> None:
-        metrics = self._metrics[order.share.task]
+        metrics = self.told.metrics[order.share.task]
         metrics.counts = dict(order.counts)
         if order.share.epoch is not None and order.cut is not None:
             metrics.cuts = {order.share.epoch: dict(order.cut)}
@@ -437,34 +424,8 @@ class _Hand:
         else:
             self.say(Answer(order.number, assigned))
 
-    def _report(self, report: Report) -> None:
-        for told in report.tasks:
-            task = told.view.task
-            self.views[task] = told.view
-            metrics = self._metrics[task]
-            metrics.counts = dict(told.counts)
-            metrics.times.latency = told.latency
-            clock = metrics.times.clock
-            assert isinstance(clock, ToldClock)
-            clock.tell(told.spent, told.doing)
-            if told.uncut is None:
-                self.uncut.pop(task, None)
-            else:
-                self.uncut[task] = told.uncut
-        self._beside.counts = dict(report.beside)
-        for step in self._degraded - report.degraded.keys():
-            self._all_metrics.degraded.pop(step, None)
-        self._degraded = set(report.degraded)
-        self._all_metrics.degraded.update(report.degraded)
-        for step, used_s in report.rates_used_s.items():
-            self._paces[step].used_elsewhere(used_s - self._rates_used_s.get(step, 0.0))
-        self._rates_used_s = report.rates_used_s
-        state = self._all_metrics.workers.setdefault(self.name, WorkerState())
-        state.process = report.process or state.process
-        state.held_back = frozenset(report.held_back)
-
     def _lost(self, lost: asyncio.Future[None]) -> None:
-        self._all_metrics.workers.pop(self.name, None)
+        self.told.lost()
         error = lost.exception() or InternalError("a worker has left the run before its end")
         if isinstance(error, LinkLost):
             self._on_lost()

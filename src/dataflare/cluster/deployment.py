@@ -225,8 +225,8 @@ class Deployment:
         lives = [asyncio.ensure_future(life) for life in self._worker.lives()]
         lost = [link.lost for link in self._links.values()]
         paces, workers = self._paces, len(set(begin.placed.values()))
-        held_back = retries.held_back
-        self._reports = reports = Reports(self._worker, metrics, paces, held_back, workers)
+        told = self._worker, metrics, paces, self._links, retries.held_back, workers
+        self._reports = reports = Reports(*told)
         reporting = asyncio.ensure_future(self._report(reports))
         try:
             await _all_or_first_error(lives, [*lost, reporting])

@@ -255,13 +255,14 @@ class TaskReport(Struct, frozen=True):
 
 class Report(Struct, frozen=True):
     """How the tasks of a worker are that did something since its last report. beside: what it counts that belongs to no task. degraded: by step that gives less than
-    it should, why. rates_used_s: by step, how long it had the rate that it may have here, as a part of all of its rate. held_back:
-    steps whose breaker is open. process: None where it was told within the last second."""
+    it should, why. rates_used_s: by step, how long it had the rate that it may have here, as a part of all of its rate. sent_bytes: to each
+    other worker, by its number. held_back: steps whose breaker is open. process: None where it was told within the last second."""
 
     tasks: Sequence[TaskReport]
     beside: Mapping[str, StepMetrics]
     degraded: Mapping[str, str]
     rates_used_s: Mapping[str, float]
+    sent_bytes: Mapping[int, int]
     held_back: Sequence[str] = ()
     process: ProcessView | None = None
 

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from dataflare.model.event_time import moment_of
 from dataflare.observability.times import JobTimes, RuleCount, TaskTimes
-from dataflare.observability.view import CheckpointView, ProcessView
+from dataflare.observability.view import CheckpointView, WorkerView
 from dataflare.sdk.max_errors import too_many_errors
 
 _SHARE_FROM_ROWS = 10_000
@@ -211,13 +211,6 @@ class TaskMetrics:
         self.cuts = {epoch: {name: step.copy() for name, step in self.counts.items()}}
 
 
-class WorkerState(Struct):
-    """What another process says of itself. held_back: steps whose circuit breaker is open there."""
-
-    process: ProcessView | None = None
-    held_back: frozenset[str] = frozenset()
-
-
 class JobMetrics:
     """All steps of a run, by name: what was committed, and what the tasks of this attempt counted."""
 
@@ -230,7 +223,7 @@ class JobMetrics:
         self.memory_share = 1.0
         self.memory_short: str | None = None
         """Of the tasks, how many may compute at once; and why fewer may."""
-        self.workers: dict[str, WorkerState] = {}
+        self.workers: dict[str, WorkerView] = {}
         """By name, the other processes that run tasks at this moment."""
         self.committed_epochs = 0
         self._committed: dict[str, StepMetrics] = {}
@@ -249,11 +242,6 @@ class JobMetrics:
     def kinds(self) -> Mapping[str, str]:
         """By step, its kind."""
         return self._kinds
-
-    @property
-    def worker_processes(self) -> dict[str, ProcessView]:
-        """By name, what the other processes use."""
-        return {name: w.process for name, w in self.workers.items() if w.process is not None}
 
     @property
     def beside(self) -> Mapping[str, StepMetrics]:

@@ -390,7 +390,7 @@ class Watch:
             is_resumed=self.is_resumed,
             memory_short=self.metrics.memory_short,
             memory_share=self.metrics.memory_share,
-            workers=self.metrics.worker_processes,
+            workers=dict(self.metrics.workers),
         )
         if self.attempt is not None:
             view.bounded = self.attempt.plan.bounded

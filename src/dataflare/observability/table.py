@@ -103,8 +103,8 @@ def _workers(
     value: Callable[[ProcessView], float | None],
 ) -> Callable[[RunView], Iterator[Sample]]:
     def read(run: RunView) -> Iterator[Sample]:
-        for name, process in run.workers.items():
-            found = value(process)
+        for name, worker in run.workers.items():
+            found = value(worker.process) if worker.process is not None else None
             if found is not None:
                 yield (name,), found
 

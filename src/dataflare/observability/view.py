@@ -135,6 +135,18 @@ class ErrorView(Struct):
     message: str
 
 
+class WorkerView(Struct, frozen=True):
+    """Of another process that runs tasks of the run, as it said last. tasks: how many. spent: what they did with their time in
+    this attempt, added up. sent_bytes: by name of each other worker that it has a link to, in this attempt. held_back: steps whose circuit
+    breaker is open there. process: None until it was told."""
+
+    tasks: int = 0
+    spent: Spent = field(default_factory=Spent)
+    sent_bytes: dict[str, int] = field(default_factory=dict)
+    held_back: tuple[str, ...] = ()
+    process: ProcessView | None = None
+
+
 class RunView(Struct):
     """status: see `model.run_status`. at and started: seconds since 1970. restarts:
     attempts after the first one. bounded: whether its input has an end. message: the last notice. is_resumed: it goes on where
@@ -162,7 +174,7 @@ class RunView(Struct):
     is_resumed: bool = False
     memory_short: str | None = None
     memory_share: float = 1.0
-    workers: dict[str, ProcessView] = field(default_factory=dict)
+    workers: dict[str, WorkerView] = field(default_factory=dict)
 
     @property
     def has_ended(self) -> bool:
