@@ -180,7 +180,7 @@ def test_a_detached_job_is_found_waited_for_and_stopped(
 
 
 def test_a_detached_job_gets_another_size(cluster: RayCluster, plain: Path, tmp_path: Path) -> None:
-    text = SLOW % (ROWS, "rate: 1000/s,")
+    text = SLOW % (ROWS, "rate: 400/s,")
     (tmp_path / "w.yaml").write_text(f"{text}\n  cluster: {{workers: 1}}\n")
     begun = command(cluster, tmp_path, "run", "w.yaml", "--cluster", "auto", "--detach", "--json")
     assert begun.returncode == 0, begun.stderr
