@@ -49,3 +49,25 @@ def test_a_try_that_says_nothing_of_the_system_lets_another_one_be_made():
         away.succeeded()
     assert not away.is_away
     assert degraded == {}
+
+
+def test_a_system_that_answers_for_most_keys_is_not_away_and_is_told_for_a_while():
+    now, degraded = [100.0], {}
+    away = Away("names", degraded, lambda: now[0])
+    assert away.may_ask()
+    away.answered_in_part("answered 500")
+    assert not away.is_away
+    assert "no answer for some keys" in degraded["names"]
+    away.succeeded()
+    assert "names" in degraded
+    now[0] += 10.0
+    away.succeeded()
+    assert degraded == {}
+    away.failed("no connection")
+    for _ in range(3):
+        now[0] += 2.0
+        assert away.is_away
+        assert away.may_ask()
+        away.answered_in_part("answered 500")
+    assert not away.is_away
+    assert "no answer for some keys" in degraded["names"]

@@ -23,7 +23,13 @@ def rows():
 """
 
 
-def flow(url: str, folder: Path, more: str = "", handling: str = "{}") -> Any:
+def flow(
+    url: str,
+    folder: Path,
+    more: str = "",
+    handling: str = "{}",
+    source: str = "concurrency: 8",
+) -> Any:
     (folder / "feed.py").write_text(FEED)
     text = f"""\
 name: optional
@@ -35,7 +41,7 @@ transformations:
     type: lookup
     inputs: [rows]
     config:
-      source: {{type: http, url: "{url}/names/{{id}}"}}
+      source: {{type: http, url: "{url}/names/{{id}}", {source}}}
       mapping: {{key: id, remote_key: id, fields: [name]}}
       {more}
     error_handling: {handling}
@@ -70,6 +76,37 @@ def test_rows_go_on_without_values_while_the_system_is_away(tmp_path: Path) -> N
     assert (result.steps["named"]["rows_in"], result.steps["named"]["rows_out"]) == (400, 400)
     (told,) = [w for w in result.warnings if "while it was degraded" in w]
     assert told.startswith("step 'named': 300 rows went on without its values")
+
+
+@pytest.mark.parametrize("status", [500, 503])
+@pytest.mark.parametrize(
+    ("source", "handling"),
+    [
+        ("concurrency: 1", "{}"),
+        ("concurrency: 8", "{retry_policy: {max_attempts: 2, initial_backoff: 1ms}}"),
+    ],
+)
+@pytest.mark.parametrize("more", ["", "\n      cache: {size: 100, ttl: 1h}"])
+def test_keys_that_the_system_fails_for_cost_the_others_nothing(
+    tmp_path: Path, status: int, source: str, handling: str, more: str
+) -> None:
+    """It fails for 3, 4 and 40 of 50 keys, always."""
+    asked_for: list[str] = []
+    failing = {3, 4, 40}
+
+    def answer(asked: Asked) -> Answer:
+        asked_for.append(asked.path)
+        id_ = int(asked.path.rpartition("/")[2])
+        return Answer(None, status) if id_ in failing else answer_of(asked)
+
+    with http_server(answer) as server:
+        workflow = flow(server.url, tmp_path, "optional: true" + more, handling, source)
+        result = run(workflow, RunOptions(tmp_path / "home"))
+    assert result.status == "finished", result.error
+    expected = [None if n % 50 in failing else f"n{n % 50}" for n in range(400)]
+    assert names(tmp_path) == expected
+    assert result.steps["named"]["degraded"] == 8 * len(failing)
+    assert sum(path == "/names/7" for path in asked_for) == (1 if more else 4)
 
 
 def test_a_system_that_is_away_from_the_start_stops_no_run(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import asyncio
 import concurrent.futures
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from functools import partial
+from typing import Any
 
 import polars as pl
 from msgspec import Struct
@@ -28,6 +29,9 @@ from dataflare.sdk.runtime import current
 from dataflare.state.index import KeyIndex
 
 _POLL_S = 1.0
+_NO_ERRORS: Mapping[int, DataError] = {}
+_UNANSWERED_S, _UNANSWERED_MAX = 5.0, 10_000
+"""So long an optional lookup does not ask again for a key without an answer, and of so many keys it knows that."""
 
 
 class _Old(Struct):
@@ -83,6 +87,7 @@ class AskedTable:
             | {"at": pl.Float64}
         )
         self._rows = pl.DataFrame(schema=self._schema)
+        self._unanswered = pl.DataFrame(schema=key_types | {"at": pl.Float64})
 
     def answers(self, frame: pl.DataFrame) -> Answers:
         """What the system has for the keys of a batch. Waits for the system."""
@@ -123,38 +128,94 @@ class AskedTable:
         """Ask the system, or use what is remembered where it is held back and the step says so: a key that was never
         asked for waits. Gives the keys that were asked for, what was remembered of the others, and the system's answer."""
         nothing = _Old(keys.clear(), self._rows.clear())
-        waits = self._retrying.fallback != "stale" and self._away is None
+        is_stale = self._retrying.fallback == "stale"
+        if self._away is not None:
+            asked, got, errors = self._try(keys, self._away)
+            rest = keys.join(asked, on=self._keys, how="anti")
+            return asked, self._old(rest)[1] if is_stale and rest.height else nothing, got, errors
         try:
-            if self._away is not None:
-                return keys, nothing, *self._try(keys, self._away)
-            return keys, nothing, *self._wait_for(keys, waits=waits)
+            return keys, nothing, *self._wait_for(keys, waits=not is_stale)
         except HeldBack:
-            if self._away is not None and self._retrying.fallback != "stale":
-                return nothing.keys, nothing, nothing.rows, {}
-            unknown, rows = self._split(keys, any_age=True)
-            old = _Old(keys.join(unknown, on=self._keys, how="anti"), rows)
-            if not unknown.height or self._away is not None:
+            unknown, old = self._old(keys)
+            if not unknown.height:
                 return nothing.keys, old, nothing.rows, {}
             return unknown, old, *self._wait_for(unknown)
 
-    def _try(self, keys: pl.DataFrame, away: Away) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
-        """Ask the system of an optional lookup. Raises HeldBack while it is away."""
-        step, was_away = self._lookup.step, away.is_away
-        if not away.may_ask():
-            raise HeldBack("its system is away", step=step)
-        try:
-            got = self._wait_for(keys, waits=False, once=was_away)
-        except HeldBack:
-            away.failed("its circuit breaker is open")
-            raise
-        except DataFlareError as error:
-            if error.retry is Retry.NEVER:
-                away.given_up()
-                raise
-            away.failed(error.message)
-            raise HeldBack(error.message, step=step) from error
-        away.succeeded()
-        return got
+    def _old(self, keys: pl.DataFrame) -> tuple[pl.DataFrame, _Old]:
+        """The keys that were never asked for, and what is remembered of the others."""
+        unknown, rows = self._split(keys, any_age=True)
+        return unknown, _Old(keys.join(unknown, on=self._keys, how="anti"), rows)
+
+    def _try(
+        self, keys: pl.DataFrame, away: Away
+    ) -> tuple[pl.DataFrame, pl.DataFrame, Mapping[int, DataError]]:
+        """Ask the system of an optional lookup. Gives the keys that it answered, and its answer. One that fails for some
+        keys only is not away: as long as more are answered it is asked again, and these few are left out for a while."""
+        answered, nothing = keys.clear(), self._rows.clear()
+        recent, before = self._without_answer(keys)
+        keys = keys.join(recent, on=self._keys, how="anti")
+        if not keys.height or not away.may_ask():
+            return answered, nothing, {}
+        once = away.is_away or bool(before.height)
+        while True:
+            is_held = False
+            try:
+                got = self._wait_for(keys, waits=False, once=once)
+            except HeldBack:
+                reason, is_held = "its circuit breaker is open", True
+            except DataFlareError as error:
+                if error.retry is Retry.NEVER:
+                    away.given_up()
+                    raise
+                reason = error.message
+            else:
+                away.succeeded()
+                return keys, *got
+            kept = keys.filter(self._answered(keys))
+            if is_held or kept.height <= answered.height:
+                break
+            answered = kept
+        rows, errors = nothing, _NO_ERRORS
+        if kept.height:
+            try:
+                rows, errors = self._taken(kept)
+            except (
+                DataFlareError
+            ) as error:  # another batch has taken an answer, and the key failed again
+                if error.retry is Retry.NEVER:
+                    away.given_up()
+                    raise
+                kept = kept.clear()
+        rest = keys.join(kept, on=self._keys, how="anti")
+        if not is_held and 2 * kept.height >= keys.height:
+            away.answered_in_part(reason)
+        elif not is_held and before.height == keys.height:
+            away.given_up()
+        else:
+            away.failed(reason)
+            return kept, rows, errors
+        self._note_without_answer(rest)
+        return kept, rows, errors
+
+    def _without_answer(self, keys: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Those of the keys to which a system that answered others had no answer just now, and those to which it had none
+        before that."""
+        with self._lock:
+            known = self._unanswered
+        if not known.height:
+            return keys.clear(), keys.clear()
+        is_recent = pl.col("at") > self._clock() - _UNANSWERED_S
+        recent, before = (
+            keys.join(known.filter(each), on=self._keys, how="semi")
+            for each in (is_recent, ~is_recent)
+        )
+        return recent, before
+
+    def _note_without_answer(self, keys: pl.DataFrame) -> None:
+        new = keys.select(self._keys).with_columns(pl.lit(self._clock(), pl.Float64).alias("at"))
+        with self._lock:
+            others = self._unanswered.join(keys, on=self._keys, how="anti")
+            self._unanswered = pl.concat([others, new]).tail(_UNANSWERED_MAX)
 
     def _remote(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The keys of a batch, as the system has them."""
@@ -181,7 +242,17 @@ class AskedTable:
         if once:
             call = self._retrying.once(ask, waits=waits)
         else:
-            call = self._retrying.call(ask, partial(self._answered, keys), waits=waits)
+            progress = lambda: int(self._answered(keys).sum())  # noqa: E731
+            call = self._retrying.call(ask, progress, waits=waits)
+        return self._result_of(call)
+
+    def _taken(self, keys: pl.DataFrame) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
+        """What was kept of the answers for these keys: nothing is asked, and so no breaker is in the way."""
+        return self._result_of(self._asking(keys))
+
+    def _result_of(
+        self, call: Coroutine[Any, Any, tuple[pl.DataFrame, Mapping[int, DataError]]]
+    ) -> tuple[pl.DataFrame, Mapping[int, DataError]]:
         asking = asyncio.run_coroutine_threadsafe(call, self._loop)
         while True:
             try:
@@ -200,8 +271,10 @@ class AskedTable:
             self._live = await self._opening()
         return await self._live.ask(keys)
 
-    def _answered(self, keys: pl.DataFrame) -> int:
-        return 0 if self._live is None else self._live.answered(keys)
+    def _answered(self, keys: pl.DataFrame) -> pl.Series:
+        if self._live is None:
+            return pl.repeat(False, keys.height, dtype=pl.Boolean, eager=True)
+        return self._live.answered(keys)
 
     def _conformed(self, got: pl.DataFrame) -> pl.DataFrame:
         if got.schema != self._schema:

@@ -3,7 +3,7 @@
     there    a call that used up its tries: away
     away     one call in `_TRY_S` tries, and the others are not made; `_SUCCESSES` in a row: there
 
-So a system that answers now and then stays away, and rows do not wait for it each time.
+A call that has answers for half of its keys, or more, does not count as failed. So a system that answers now and then stays away, and rows do not wait for it each time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable, MutableMapping
 
 _TRY_S = 2.0
 _SUCCESSES = 3
+_TOLD_S = 10.0
+"""So long it is told that keys have no answer: they are not asked for in each call."""
 
 
 class Away:
@@ -28,7 +30,7 @@ class Away:
         self._step, self._degraded, self._clock = step, degraded, clock
         self._lock = threading.Lock()
         self._is_away = self._is_trying = False
-        self._successes, self._next_try = 0, 0.0
+        self._successes, self._next_try, self._told_until = 0, 0.0, 0.0
 
     @property
     def is_away(self) -> bool:
@@ -47,6 +49,7 @@ class Away:
     def failed(self, reason: str) -> None:
         with self._lock:
             self._is_away, self._is_trying, self._successes = True, False, 0
+            self._told_until = 0.0
             self._next_try = self._clock() + _TRY_S
             self._degraded[self._step] = (
                 f"its system is away, and rows go on without its values: {reason}"
@@ -54,13 +57,29 @@ class Away:
 
     def succeeded(self) -> None:
         with self._lock:
-            self._is_trying = False
-            if not self._is_away:
-                return
-            self._successes += 1
-            if self._successes >= _SUCCESSES:
-                self._is_away = False
+            self._end_well()
+            if not self._is_away and self._told_until and self._clock() >= self._told_until:
+                self._told_until = 0.0
                 self._degraded.pop(self._step, None)
+
+    def _end_well(self) -> None:
+        self._is_trying = False
+        if not self._is_away:
+            return
+        self._successes += 1
+        if self._successes >= _SUCCESSES:
+            self._is_away = False
+            self._degraded.pop(self._step, None)
+
+    def answered_in_part(self, reason: str) -> None:
+        """The call had answers for some keys, and none for a few."""
+        with self._lock:
+            self._end_well()
+            if not self._is_away:
+                self._told_until = self._clock() + _TOLD_S
+                self._degraded[self._step] = (
+                    f"its system has no answer for some keys, and their rows go on without its values: {reason}"
+                )
 
     def given_up(self) -> None:
         """The call said nothing of the system."""

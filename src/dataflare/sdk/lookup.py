@@ -84,10 +84,13 @@ class KeyedLookup(ABC):
         is an error of all keys. The engine calls this."""
         return await self.get(keys), {}
 
-    def answered(self, keys: pl.DataFrame) -> int:
-        """How many of these keys it has an answer for, kept from an attempt to ask for them that failed. Where it grows from
-        attempt to attempt, these are not counted against the step's retries. Nothing is kept by default."""
-        return 0
+    def answered(self, keys: pl.DataFrame) -> pl.Series:
+        """For which of these keys it has an answer, kept from an attempt to ask for them that failed: a Boolean each. Where
+        they become more from attempt to attempt, these are not counted against the step's retries; an optional lookup uses
+        them, and asks for them once more, when its tries are used up. Nothing is kept by default."""
+        import polars as pl
+
+        return pl.repeat(False, keys.height, dtype=pl.Boolean, eager=True)
 
     async def aclose(self) -> None:
         """Release the connection. Not called after a crash."""

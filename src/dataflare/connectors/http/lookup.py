@@ -31,6 +31,8 @@ from dataflare.sdk.lookup import KeyedLookup, LookupConnector
 _WAITS_MAX = 8
 _KEPT_S = 300.0
 """An answer that waits for a next attempt longer than this is asked for again."""
+_FAILURES_MAX, _FAILING_MAX = 3, 10_000
+"""After so many failures no other request of a call begins; so many keys that fail are known."""
 _SLOT = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -162,6 +164,8 @@ class _Live(KeyedLookup):
         self._turns = asyncio.Semaphore(config.concurrency)
         self._kept: dict[_Key, tuple[float, _Answer]] = {}
         """Of attempts that failed, with the time."""
+        self._failing: set[_Key] = set()
+        """The keys whose last request failed: they are asked for behind the others, whose answers they would cost."""
 
     async def get(self, keys: pl.DataFrame) -> pl.DataFrame:
         rows, errors = await self.ask(keys)
@@ -187,13 +191,14 @@ class _Live(KeyedLookup):
             # One object of a key cannot be read: then the key's other objects are left out too.
             errors |= {places[i]: error for i, error in misfits.items()}
 
-    def answered(self, keys: pl.DataFrame) -> int:
-        return sum(_key(row) in self._kept for row in python_rows(keys))
+    def answered(self, keys: pl.DataFrame) -> pl.Series:
+        return pl.Series([_key(row) in self._kept for row in python_rows(keys)], dtype=pl.Boolean)
 
     async def _answers(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[_Answer]:
         """The answer for each key. If one cannot be had, the others that are there are kept."""
         answers = [self._taken(_key(row)) for row in rows]
         asked = [i for i, answer in enumerate(answers) if answer is None]
+        asked.sort(key=lambda i: _key(rows[i]) in self._failing)
         failures: list[SystemError_] = []
         tasks = [asyncio.ensure_future(self._answer(rows[i], failures)) for i in asked]
         try:
@@ -224,20 +229,25 @@ class _Live(KeyedLookup):
                 self._kept[_key(row)] = now, answer
 
     async def _answer(self, key: Mapping[str, Any], failures: list[SystemError_]) -> _Answer | None:
-        """The objects for a key, or why they cannot be read. None, and one failure more, where the server refuses; then no other
-        request begins."""
+        """The objects for a key, or why they cannot be read. None, and one failure more, where the server refuses; after
+        some of them no other request begins."""
         async with self._turns:
-            if failures:
+            if len(failures) >= _FAILURES_MAX:
                 return None
             try:
-                return await self._objects_of(key)
+                objects = await self._objects_of(key)
             except DataError as error:
                 return error
             except SystemError_ as error:
+                if len(self._failing) >= _FAILING_MAX:
+                    self._failing.clear()
+                self._failing.add(_key(key))
                 if error.code != "E0611":
                     raise
                 failures.append(error)
                 return None
+            self._failing.discard(_key(key))
+            return objects
 
     async def _objects_of(self, key: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """The objects of the API for a key."""
