@@ -34,15 +34,29 @@ HELD = """\
 HELD_ROWS = """\
 import os
 import threading
+import time
+from pathlib import Path
 
 import polars as pl
+
+MANIFESTS = "load/*/manifest-*.json"
+
+
+def newest():
+    names = Path(os.environ["DATAFLARE_HOME"]).glob(MANIFESTS)
+    return max((path.name for path in names), default="")
 
 
 def rows(start):
     for first in range(start or 0, 300, 20):
-        if first == 200 and "DATAFLARE_CRASH_AT" in os.environ:
-            threading.Event().wait()  # for the kill: the input has not ended at any checkpoint
+        before = newest() if "DATAFLARE_CRASH_AT" in os.environ else None
         yield pl.DataFrame({"id": range(first, first + 20)}), first + 20
+        if before is None:
+            continue
+        while newest() == before:
+            time.sleep(0.002)  # a checkpoint follows, because there are new rows
+        if first == 180:
+            threading.Event().wait()  # for the kill: the input has not ended at any checkpoint
 """
 PLACES = {
     "sqlite": "{path: out.db, table: t}",
