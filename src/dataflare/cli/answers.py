@@ -124,7 +124,7 @@ def as_error(raised: BaseException) -> DataFlareError:
     """Any exception as a DataFlareError."""
     if isinstance(raised, DataFlareError):
         return raised
-    if isinstance(raised, user_exits.ENDS) and not user_exits.is_interrupt(raised):
+    if isinstance(raised, SystemExit):
         left = user_exits.as_error(raised)
         left.__cause__ = raised
         return left

@@ -18,7 +18,6 @@ import typer
 
 from dataflare.cli import answers, process, terminal
 from dataflare.cli.usage import usage_error
-from dataflare.sdk.user_exits import is_interrupt
 
 _NAME, _COMPLETION = "dataflare", "_DATAFLARE_COMPLETE"
 
@@ -155,8 +154,8 @@ def _executed(args: list[str]) -> int:
         return _invoke(args or ["--help"])
     except typer.Exit as ended:
         return ended.exit_code
-    except KeyboardInterrupt as raised:
-        return 130 if is_interrupt(raised) else _reported(raised, args)
+    except KeyboardInterrupt:  # one that users' code raises is an error where it is called
+        return 130
     except BrokenPipeError:
         terminal.point_stdout_nowhere()
         return process.PIPE_CLOSED
