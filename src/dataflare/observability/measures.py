@@ -15,7 +15,6 @@ from msgspec import Struct
 
 from dataflare.observability.times import Histogram, RuleCount, Spent
 from dataflare.observability.view import RunView, StageView, StepView
-from dataflare.sdk import registry
 from dataflare.sdk.measure import OwnMeasure
 
 Raw = Any
@@ -267,6 +266,8 @@ MEASURES = {measure.name: measure for measure in _all()}
 
 def measure_names() -> list[str]:
     """All that there are, those of plugins last."""
+    from dataflare.sdk import registry  # with polars; a workflow is read without it
+
     return [*MEASURES, *(name for name in registry.measure_types() if name not in MEASURES)]
 
 
@@ -275,6 +276,8 @@ def measure_of(name: str) -> Measure | None:
     loaded."""
     if name in MEASURES:
         return MEASURES[name]
+    from dataflare.sdk import registry
+
     own = registry.measure(name)
     return None if own is None else _of_plugin(name, own)
 

@@ -17,12 +17,13 @@ from pydantic import create_model
 from dataflare.errors import ConfigError
 from dataflare.observability.notifiers import KINDS, Notice, Notifier
 from dataflare.observability.tries import Try
-from dataflare.sdk import registry
 from dataflare.sdk.notifier import Alert, NotifierConnector
 
 
 def notifier_types() -> list[str]:
     """All that there are."""
+    from dataflare.sdk import registry  # with polars; a workflow is read without it
+
     return [*KINDS, *(type_ for type_ in registry.notifier_types() if type_ not in KINDS)]
 
 
@@ -31,6 +32,8 @@ def notifier_kind(type_: str) -> type[Notifier] | None:
     loaded."""
     if type_ in KINDS:
         return KINDS[type_]
+    from dataflare.sdk import registry
+
     plugin = registry.notifier(type_)
     return None if plugin is None else _kind_of(type_, plugin)
 
