@@ -128,7 +128,7 @@ class RunLog:
         self.folder = folder
 
     def start(self, record: RunRecord) -> None:
-        """Record that a run began. Call it while the run holds the lock."""
+        """Record that a run began. Call it while the run holds the lock. It is durable before the run counts as finished."""
         with files.writing("the run history"):
             files.make_folder(self._runs)
             for folder in (self.folder, self._runs):
@@ -199,7 +199,19 @@ class RunLog:
         """Store durably what the next run continues."""
         with files.writing("the run's lineage"):
             files.make_folder(self.folder)
+            if current.finished:
+                self._settle(current.run_id)
             write_current(self.folder / "current.json", current, self.folder.name)
+
+    def _settle(self, run_id: str) -> None:
+        """Make the record of a run durable before it counts as finished: without it, nobody would know that its end was not
+        reported, and the next command would run again."""
+        try:
+            with (self._runs / f"{run_id}.json").open("rb") as file:
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            return
+        files.sync_folder(self._runs)
 
     @property
     def _runs(self) -> Path:
