@@ -101,7 +101,11 @@ class _Writer:
         return _call("wf.source", [name, step.get("type")], _connected(step) | more)
 
     def _destination(self, name: str, step: Mapping[str, Any]) -> str:
-        first, *others = [self._stream(ref) for ref in _inputs(step)]
+        of_others = self._tree.get("destinations") or {}
+        first, *others = [
+            _Code(f"wf.unsent({_text(ref[0])})") if ref[0] in of_others else self._stream(ref)
+            for ref in _inputs(step)
+        ]
         more: dict[str, Any] = {"also": others} if others else {}
         more |= _rate(name, "destination", step)
         return _call(f"{first}.to", [name, step.get("type")], more | _connected(step))

@@ -22,7 +22,7 @@ from dataflare.workflow.dsl.functions import is_local_name
 from dataflare.workflow.dsl.outcome import DrawnPlan, Outcome
 from dataflare.workflow.dsl.streams import OnError, Schema, Stream
 from dataflare.workflow.dsl.values import as_tree, set_options
-from dataflare.workflow.dsl.yaml_text import to_yaml
+from dataflare.workflow.dsl.yaml_text import refuse_own_connectors, to_yaml
 from dataflare.workflow.load import _Loader
 from dataflare.workflow.merge import apply_sets
 from dataflare.workflow.nodes import SpotMap
@@ -164,6 +164,11 @@ class Workflow:
         store = f"{self.name}.{name}"
         self._frames[store] = memory.put(store, rows)
         return self.source(name, "memory", event_time=event_time, config={"name": store})
+
+    def unsent(self, destination: str) -> Stream:
+        """The rows that a destination does not get while its circuit breaker is open, for the `fallback` that it names:
+        `wf.unsent("hook").to("spill", ...)`."""
+        return Stream(self, destination)
 
     def param(self, name: str, type: str = "string", **options: Any) -> str:
         """Declare a parameter (options: default, description, ...). Returns it as a variable, to use in
@@ -318,7 +323,7 @@ class Workflow:
         Variables and secrets are as written, never their values. Raises ConfigError (E0408) for a
         function that only this process knows.
         """
-        self._refuse_own_connectors()
+        refuse_own_connectors(self._tree)
         for name, step in (self._tree.get("transformations") or {}).items():
             function = str((step.get("config") or {}).get("function", ""))
             if step.get("type") == "python" and is_local_name(function):
@@ -332,25 +337,6 @@ class Workflow:
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
-
-    def _refuse_own_connectors(self) -> None:
-        """Raise ConfigError (E0408) for a connector class that only this process has registered."""
-        from dataflare.sdk import registry
-
-        type_names = {
-            "sources": registry.source_types(),
-            "destinations": registry.destination_types(),
-        }
-        for section, types in type_names.items():
-            for name, step in (self._tree.get(section) or {}).items():
-                type_ = str(step.get("type"))
-                if type_ not in types and registry.is_registered(section[:-1], type_):
-                    raise ConfigError(
-                        f"the class of step '{name}' is known to this process only",
-                        code="E0408",
-                        step=name,
-                        help='name it in the file: type: python, config: {function: "module:Class"}',
-                    )
 
     def to_tree(self) -> dict[str, Any]:
         """The sections as they were written, in the order of a file."""

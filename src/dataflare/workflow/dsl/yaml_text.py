@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from dataflare.errors import ConfigError
 from dataflare.workflow.scalars import plain_value
 
 _BLOCK_DEPTH = 3
@@ -93,3 +94,23 @@ def _length(node: yaml.Node) -> int:
     if isinstance(node, yaml.MappingNode):
         return 2 + sum(_length(key) + _length(value) + 2 for key, value in node.value)
     return 2 + sum(_length(item) + 2 for item in node.value)
+
+
+def refuse_own_connectors(tree: Mapping[str, Any]) -> None:
+    """Raise ConfigError (E0408) for a connector class that only this process has registered."""
+    from dataflare.sdk import registry
+
+    type_names = {
+        "sources": registry.source_types(),
+        "destinations": registry.destination_types(),
+    }
+    for section, types in type_names.items():
+        for name, step in (tree.get(section) or {}).items():
+            type_ = str(step.get("type"))
+            if type_ not in types and registry.is_registered(section[:-1], type_):
+                raise ConfigError(
+                    f"the class of step '{name}' is known to this process only",
+                    code="E0408",
+                    step=name,
+                    help='name it in the file: type: python, config: {function: "module:Class"}',
+                )
