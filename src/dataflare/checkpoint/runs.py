@@ -204,8 +204,8 @@ class RunLog:
             write_current(self.folder / "current.json", current, self.folder.name)
 
     def _settle(self, run_id: str) -> None:
-        """Make the record of a run durable before it counts as finished: without it, nobody would know that its end was not
-        reported, and the next command would run again."""
+        """Make the record of a run durable before it counts as finished: without it, the next command would not know that the
+        end was not reported, and would run again."""
         try:
             with (self._runs / f"{run_id}.json").open("rb") as file:
                 os.fsync(file.fileno())
