@@ -245,3 +245,33 @@ def test_rows_that_are_read_are_counted_where_the_source_skips_the_others(
     done = cli("backfill", "w.yaml", *bounds, "--json", cwd=tmp_path)
     answer = json.loads(done.stdout)
     assert (done.returncode, answer["rows_in"], answer["rows_out"]) == (0, rows, 3)
+
+
+@pytest.mark.parametrize("allowed", ["100%", "10%"])
+def test_a_shard_tells_no_alerts_and_is_judged_by_the_rules_of_its_steps(
+    tmp_path: Path, allowed: str
+) -> None:
+    write(
+        tmp_path,
+        "w.yaml",
+        f"""\
+name: orders
+sources: {{rows: {{type: generate, config: {{rows: 40, columns: {{id: {{sequence: 0}}}}}}}}}}
+transformations:
+  checked:
+    type: validate
+    inputs: [rows]
+    config: {{rules: [{{name: early, expect: "id < 20", allowed: {allowed}, on_fail: fail}}]}}
+destinations: {{table: {{type: sqlite, inputs: [checked], config: {{path: t.db, table: t}}}}}}
+alerts: [{{name: any, when: "rows > 0", notify: c}}]
+notifiers: {{c: {{type: command, command: [sh, -c, "cat >> told"]}}}}
+""",
+    )
+    shards = ("--column", "id", "--from", "0", "--to", "40", "--shards", "20")
+    done = cli("backfill", "w.yaml", *shards, cwd=tmp_path)
+    assert done.returncode == (0 if allowed == "100%" else 1), done.stderr
+    assert "alert" not in done.stdout + done.stderr
+    assert not (tmp_path / "told").exists()
+    with closing(sqlite3.connect(tmp_path / "t.db")) as database:
+        (count,) = database.execute("select count(*) from t").fetchone()
+    assert count == (40 if allowed == "100%" else 20)

@@ -237,3 +237,30 @@ destinations:
     assert ("also where these were newer" in done.stderr) == (not sequence)
     with sqlite3.connect(tmp_path / "o.db") as db:
         assert db.execute("select id, v from t").fetchall() == [(1, kept)]
+
+
+def test_a_replay_judges_no_alerts(tmp_path: Path) -> None:
+    """They are about a run of the workflow: neither is anyone told, nor does a rule about all rows fail the replay."""
+    gate = "{name: enough, broken_when: 'rows < 5', on_fail: fail}, {name: named, expect: 'id <> 5', allowed: 20%, on_fail: fail}"
+    workflow = f"""\
+name: letters
+sources:
+  raw: {{type: file, config: {{path: raw.csv}}, schema: {{id: int64, amount: int64}}, error_handling: {{on_error: dead_letter}}}}
+transformations:
+  checked: {{type: validate, inputs: [raw], config: {{rules: [{gate}]}}}}
+destinations: {{out: {{type: sqlite, inputs: [checked], config: {{path: t.db, table: rows}}}}}}
+alerts: [{{name: few, when: "rows < 5", notify: c}}, {{name: bad, when: "dead_letters > 0", notify: c}}]
+notifiers: {{c: {{type: command, command: [sh, -c, "cat >> told; echo >> told"]}}}}
+"""
+    write(tmp_path, "w.yaml", workflow)
+    rows = "id,amount\n" + "".join(f"{i},{'x' if i == 5 else i}\n" for i in range(10))
+    write(tmp_path, "raw.csv", rows)
+    cli("run", "w.yaml", "--quiet", cwd=tmp_path)
+    (told,) = (tmp_path / "told").read_text().splitlines()
+    assert json.loads(told)["alert"] == "bad"
+    write(tmp_path, "raw.csv", rows.replace("x", "5"))
+    said = answer(cli("dlq", "replay", "letters", "--json", cwd=tmp_path))
+    assert (said["replayed"], said["waiting"], said["error"]) == (1, 0, None)
+    assert (tmp_path / "told").read_text().splitlines() == [told]
+    with sqlite3.connect(tmp_path / "t.db") as database:
+        assert database.execute("select count(*) from rows").fetchone() == (10,)

@@ -139,7 +139,10 @@ def replaying(
     workflow: Workflow, graph: Graph, feed: Feed, rows: Path, *, letters: Path
 ) -> Workflow:
     """The part of the workflow behind a feed. It reads the rows from a file and adds them to the
-    destinations. Its name is that of the file's folder. letters: the folder of local dead letters."""
+    destinations. Its name is that of the file's folder. letters: the folder of local dead letters.
+
+    It has no alerts, also none of `validate` rules about all rows: they are about a run of the workflow, and these are
+    some rows of one."""
     step_names = {graph.nodes[each].step for each in _behind(graph, feed.first)}
     read_again = isinstance(graph.nodes[feed.first], SourceNode)
     local = DeadLetter(path=str(letters))
@@ -192,6 +195,8 @@ def replaying(
         | empty,
         transformations={s.name: s for s in steps if s.name in workflow.transformations},
         destinations={s.name: _adding(s, graph) for s in steps if isinstance(s, DestinationStep)},
+        alerts=(),
+        notifiers={},
     )
 
 

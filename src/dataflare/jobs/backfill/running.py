@@ -22,6 +22,7 @@ from dataflare.jobs.options import RunOptions
 from dataflare.jobs.run import run
 from dataflare.model.run_status import ResultStatus
 from dataflare.sdk.context import Policy
+from dataflare.workflow.alerts import share_rules
 from dataflare.workflow.load import load, load_text
 from dataflare.workflow.model import InputRef, Workflow
 
@@ -64,11 +65,16 @@ class ShardRun(Struct, frozen=True):
     policy: Policy | None = None
 
     def workflow(self) -> Workflow:
-        """The workflow of the shard. Raises what loading raises."""
+        """The workflow of the shard. Its alerts are the rules of `validate` steps alone: the others are about a run of the
+        workflow, and nobody is told under the name of a shard. Raises what loading raises."""
         shard = self.shard
+        given = parameters(shard, self.parameter) if self.column is None else ()
+        workflow = self.loading.load(given)
+        steps = [(t.name, t.type, t.config) for t in workflow.transformations.values()]
+        alerts = tuple(share_rules(steps))
+        workflow = replace(workflow, name=self.name, alerts=alerts, notifiers={})
         if self.column is None:
-            return replace(self.loading.load(parameters(shard, self.parameter)), name=self.name)
-        workflow = replace(self.loading.load(), name=self.name)
+            return workflow
         return filtered(workflow, self.source, shard.condition(self.column, self.kind or "integer"))
 
     def has_finished(self) -> bool:
