@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 import select
 import socket
 import ssl
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email import message_from_bytes, policy
@@ -235,10 +237,14 @@ def test_what_a_command_starts_ends_with_it(tmp_path: Path, end: str) -> None:
 class Mailbox:
     def __init__(self) -> None:
         self.mails: list[Envelope] = []
+        self.seen: set[str] = set()
 
     async def handle_RCPT(self, server, session, envelope, address, options):  # noqa: N802
         if address.startswith("nobody"):
             return "550 no such user"
+        if address.startswith("grey") and address not in self.seen:
+            self.seen.add(address)
+            return "450 4.2.0 greylisted"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
@@ -248,19 +254,27 @@ class Mailbox:
 
 
 def login(server, session, envelope, mechanism, data) -> AuthResult:
-    right = isinstance(data, LoginPassword) and data.password == b"s3cret"
+    known = (
+        LoginPassword(b"flows", b"s3cret"),
+        LoginPassword("jürgen".encode(), "gehörtmir€".encode()),
+    )
+    right = isinstance(data, LoginPassword) and data in known
     return AuthResult(success=right, handled=False)
 
 
 @contextmanager
-def mail_server(folder: Path, *, tls: bool) -> Iterator[tuple[Mailbox, int, Path]]:
+def mail_server(
+    folder: Path, *, tls: bool, mailbox: Mailbox | None = None, **more: Any
+) -> Iterator[tuple[Mailbox, int, Path]]:
     make_certificate(folder / "server.crt", folder / "server.key")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(folder / "server.crt", folder / "server.key")
-    mailbox = Mailbox()
+    mailbox = mailbox or Mailbox()
     options = {"tls_context": context, "require_starttls": True, "authenticator": login, "auth_required": True}  # fmt: skip
     port = free_port()
-    server = Controller(mailbox, hostname="127.0.0.1", port=port, **(options if tls else {}))
+    server = Controller(
+        mailbox, hostname="127.0.0.1", port=port, **(options if tls else {}), **more
+    )
     server.start()
     try:
         yield mailbox, port, folder / "server.crt"
@@ -272,7 +286,9 @@ def test_mail_is_sent(tmp_path: Path) -> None:
     with mail_server(tmp_path, tls=False) as (mailbox, port, _):
         options = {"host": "127.0.0.1", "port": port, "tls": "none", "from": "flows@x.de"}
         send("smtp", to=["ops@x.de", "boss@x.de"], **options)
-        with pytest.raises(SystemError_, match="refuses the recipient: no such user") as error:
+        with pytest.raises(
+            SystemError_, match=r"refuses the mail to nobody@x.de: 550 no such user$"
+        ) as error:
             send("smtp", to="nobody@x.de", **options)
         assert error.value.retry is Retry.NEVER
     (envelope,) = mailbox.mails
@@ -281,6 +297,8 @@ def test_mail_is_sent(tmp_path: Path) -> None:
     mail = message_from_bytes(envelope.content, policy=policy.default)
     assert mail["Subject"] == "[page] firing: behind of workflow load"
     assert mail["X-Dataflare-Alert"] == "dataflare/load/behind"
+    assert abs(mail["Date"].datetime.timestamp() - time.time()) < 600
+    assert re.fullmatch(r"<[0-9a-f]{32}@x\.de>", mail["Message-ID"])
     text = mail.get_content()
     assert text.startswith("lag of <orders> is 7 min")
     assert "run: 01RUN" in text
@@ -312,6 +330,70 @@ def test_mail_is_sent_with_tls_and_a_login(tmp_path: Path, monkeypatch: pytest.M
         assert "wrong-one" not in str(error.value)
         assert error.value.retry is Retry.NEVER
     assert len(mailbox.mails) == 1
+
+
+def test_who_is_refused_for_now_is_tried_again_alone(tmp_path: Path) -> None:
+    to = ["ops@x.de", "grey@x.de", "nobody@x.de"]
+    with mail_server(tmp_path, tls=False) as (mailbox, port, _):
+        options = {"host": "127.0.0.1", "port": port, "tls": "none", "from": "flows@x.de"}
+        notifier, told = made("smtp", to=to, **options), notice()
+        said = r"mail to grey@x.de: 450 4.2.0 greylisted; to nobody@x.de: 550 no such user$"
+        with pytest.raises(SystemError_, match=said) as error:
+            notifier.send(told, tmp_path)
+        assert error.value.retry is Retry.LATER
+        with pytest.raises(SystemError_, match=r"mail to nobody@x.de: 550 no such user$") as error:
+            notifier.send(told, tmp_path)
+        assert error.value.retry is Retry.NEVER
+    assert [mail.rcpt_tos for mail in mailbox.mails] == [["ops@x.de"], ["grey@x.de"]]
+    first, second = (message_from_bytes(mail.content or b"") for mail in mailbox.mails)  # type: ignore[arg-type]
+    assert first["Message-ID"] == second["Message-ID"]
+
+
+@pytest.mark.parametrize("without", [[], ["PLAIN"]])
+def test_a_login_outside_ascii_is_sent_as_utf_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: list[str]
+) -> None:
+    with mail_server(tmp_path, tls=True, auth_exclude_mechanism=without) as (
+        mailbox,
+        port,
+        trusted,
+    ):
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+        options = {"host": "localhost", "port": port, "from": "flows@x.de", "to": "ops@x.de", "username": "jürgen"}  # fmt: skip
+        send("smtp", password="gehörtmir€", **options)
+        with pytest.raises(SystemError_, match="refuses: 535") as error:
+            send("smtp", password="gehörtdir€", **options)
+        assert error.value.retry is Retry.NEVER
+    assert len(mailbox.mails) == 1
+
+
+class OtherLogin(Mailbox):
+    async def auth_XOAUTH2(self, server, args):  # noqa: N802
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("password", "said"),
+    [
+        ("s3cret", "one of CRAM-MD5, PLAIN, LOGIN is needed, and it offers XOAUTH2$"),
+        ("gehört", "one of PLAIN, LOGIN is needed for a user or a password outside ASCII, and it offers XOAUTH2$"),
+    ],
+)  # fmt: skip
+def test_a_server_without_a_known_login_is_final(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str, said: str
+) -> None:
+    options = {"host": "localhost", "from": "flows@x.de", "to": "ops@x.de", "username": "flows", "password": password}  # fmt: skip
+    more = {"auth_exclude_mechanism": ["PLAIN", "LOGIN"], "mailbox": OtherLogin()}
+    with mail_server(tmp_path, tls=True, **more) as (_, port, trusted):
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+        with pytest.raises(SystemError_, match=said) as error:
+            send("smtp", port=port, **options)
+        assert error.value.retry is Retry.NEVER
+    with mail_server(tmp_path, tls=False) as (_, port, _trusted):
+        more = {"host": "127.0.0.1", "tls": "none", "port": port}
+        with pytest.raises(SystemError_, match=r"offers no login without 'tls'$") as error:
+            send("smtp", **{**options, **more})
+        assert error.value.retry is Retry.NEVER
 
 
 def test_a_command_gets_json_and_words(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from dataflare.errors import ConfigError, Retry, SystemError_
@@ -35,12 +35,14 @@ _LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class Notice(Struct, frozen=True):
-    """What is told. key: the same for all events of one alert, by which receivers know it again."""
+    """What is told. key: the same for all events of one alert, by which receivers know it again. has_it: those of several
+    receivers that a try has told, so that the next try tells the others."""
 
     event: Event
     workflow: str
     run_id: str
     host: str
+    has_it: set[str] = field(default_factory=set)
 
     @property
     def key(self) -> str:
@@ -93,7 +95,7 @@ class Notifier(BaseModel):
         try:
             self._send(notice, base, limit or Try(self.timeout))
         except Overdue:
-            raise _failed(f"{self._waited_for} within {self.timeout:g} s") from None
+            raise not_told(f"{self._waited_for} within {self.timeout:g} s") from None
 
     @abstractmethod
     def _send(self, notice: Notice, base: Path, limit: Try) -> None: ...
@@ -213,51 +215,9 @@ class Smtp(Notifier):
         return [self.to] if isinstance(self.to, str) else self.to
 
     def _send(self, notice: Notice, base: Path, limit: Try) -> None:
-        import smtplib
-        import ssl
-        from email.message import EmailMessage
+        from dataflare.observability.mail import send_mail
 
-        message = EmailMessage()
-        message["Subject"] = _one_line(f"[{notice.event.rule.severity}] {notice.title}")
-        message["From"], message["To"] = self.from_, ", ".join(self.addresses)
-        message["X-Dataflare-Alert"] = _one_line(notice.key)
-        facts = notice.to_json()
-        lines = (f"{name}: {facts[name]}" for name in facts if facts[name] is not None)
-        message.set_content(f"{notice.event.message}\n\n" + "\n".join(lines) + "\n")
-        port = self.port or {"starttls": 587, "tls": 465, "none": 25}[self.tls]
-        if self.tls == "tls":
-            context = ssl.create_default_context()
-            server: smtplib.SMTP = smtplib.SMTP_SSL(timeout=self.timeout, context=context)
-        else:
-            server = smtplib.SMTP(timeout=self.timeout)
-        server._host = self.host  # type: ignore[attr-defined]  # the name in its certificate
-        try:
-            with limit.limited(lambda: _hang_up(server.sock)), server:
-                code, said_first = server.connect(self.host, port)
-                if code != 220:
-                    raise smtplib.SMTPConnectError(code, said_first)
-                if self.tls == "starttls":
-                    server.starttls(context=ssl.create_default_context())
-                if self.username is not None and self.password is not None:
-                    server.login(self.username, self.password)
-                refused = server.send_message(message)
-        except smtplib.SMTPResponseException as error:
-            # Answers from 500 on are final.
-            said = f"{error.smtp_code} {_text(error.smtp_error)}"
-            raise _failed(f"the mail server refuses: {said}", later=error.smtp_code < 500) from None
-        except smtplib.SMTPRecipientsRefused as error:
-            codes = [code for code, _ in error.recipients.values()]
-            said = f"{_text(next(iter(error.recipients.values()))[1])}"
-            later = all(code < 500 for code in codes)
-            raise _failed(f"the mail server refuses the recipient: {said}", later=later) from None
-        except smtplib.SMTPNotSupportedError as error:
-            raise _failed(f"the mail server cannot do this: {error}", later=False) from None
-        except ssl.SSLCertVerificationError as error:
-            raise _failed(f"the mail server's certificate: {error.verify_message}", later=False) from None  # fmt: skip
-        except (OSError, smtplib.SMTPException) as error:
-            raise _failed(f"no connection to the mail server: {_text(error)}") from None
-        if refused:
-            raise _failed("the mail server refuses some of the recipients", later=False)
+        send_mail(self, notice, limit)
 
 
 def _is_here(host: str) -> bool:
@@ -302,10 +262,12 @@ class Command(Notifier):
             env = {**os.environ, **told}
             done = run_program(self.words, json.dumps(facts).encode(), env, base, limit)
         except OSError as error:
-            raise _failed(f"the command cannot be started: {error.strerror}", later=False) from None
+            raise not_told(
+                f"the command cannot be started: {error.strerror}", later=False
+            ) from None
         if done.status:
-            said = _text(done.said)
-            raise _failed(f"the command ended with {done.status}{': ' if said else ''}{said}")
+            said = answer_text(done.said)
+            raise not_told(f"the command ended with {done.status}{': ' if said else ''}{said}")
 
 
 KINDS: dict[str, type[Notifier]] = {
@@ -325,11 +287,6 @@ def check_allowed(notifier: Notifier, name: str, *, python: bool) -> None:
             code="E0410",
             help="use another type of notifier",
         )
-
-
-def _one_line(text: str) -> str:
-    """A text as a header of a mail may have it."""
-    return " ".join(text.split())
 
 
 def _post(url: str, body: object, headers: Mapping[str, str], limit: Try) -> None:
@@ -367,7 +324,7 @@ def _post(url: str, body: object, headers: Mapping[str, str], limit: Try) -> Non
 
     def cut() -> None:
         for each in [*sockets, *(c.sock for c in made)]:
-            _hang_up(each)
+            hang_up(each)
 
     try:
         with limit.limited(cut):
@@ -380,20 +337,20 @@ def _post(url: str, body: object, headers: Mapping[str, str], limit: Try) -> Non
                 sockets.append(getattr(raw, "_sock", None))
                 with error:
                     try:
-                        said = _text(error.read(_READ_MAX), hidden)
+                        said = answer_text(error.read(_READ_MAX), hidden)
                     except (OSError, HTTPException):
                         said = ""
                 message = f"it answers {error.code}{': ' if said else ''}{said}"
                 after_s = _after_s(error.headers)
-                raise _failed(message, later=error.code in _LATER, after_s=after_s) from None
+                raise not_told(message, later=error.code in _LATER, after_s=after_s) from None
     except TimeoutError:
-        raise _failed(f"it did not answer within {limit.timeout_s:g} s") from None
+        raise not_told(f"it did not answer within {limit.timeout_s:g} s") from None
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise _failed(f"no connection: {_text(reason, hidden)}") from None
+        raise not_told(f"no connection: {answer_text(reason, hidden)}") from None
 
 
-def _hang_up(connected: Any) -> None:
+def hang_up(connected: Any) -> None:
     """End what waits for a socket, in any thread; `socket`'s method, since that of TLS changes what is being read."""
     if connected is not None:
         with contextlib.suppress(OSError):
@@ -426,7 +383,8 @@ def _after_s(headers: Message) -> float | None:
     return min(float(told), AFTER_MAX_S) if told.isascii() and told.isdecimal() else None
 
 
-def _text(said: object, hidden: Sequence[str] = ()) -> str:
+def answer_text(said: object, hidden: Sequence[str] = ()) -> str:
+    """What a receiver said, in one line, cut where it is long. hidden: what no log may show."""
     text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
     if hidden:
         text = text.replace("\\/", "/")  # as some write it in JSON
@@ -435,7 +393,8 @@ def _text(said: object, hidden: Sequence[str] = ()) -> str:
     return " ".join(text.split())[:_ANSWER_MAX]
 
 
-def _failed(message: str, *, later: bool = True, after_s: float | None = None) -> SystemError_:
+def not_told(message: str, *, later: bool = True, after_s: float | None = None) -> SystemError_:
+    """The error of a try. later: another one may succeed. after_s: not before."""
     return SystemError_(
         message,
         code="E0607" if later else "E0606",
