@@ -240,7 +240,7 @@ destinations:
 
 
 def test_a_replay_judges_no_alerts(tmp_path: Path) -> None:
-    """They are about a run of the workflow: neither is anyone told, nor does a rule about all rows fail the replay."""
+    """They are about a run of the workflow: they are not told, and a rule about all rows does not fail the replay."""
     gate = "{name: enough, broken_when: 'rows < 5', on_fail: fail}, {name: named, expect: 'id <> 5', allowed: 20%, on_fail: fail}"
     workflow = f"""\
 name: letters

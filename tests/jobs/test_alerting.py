@@ -268,6 +268,24 @@ def test_a_rule_knows_what_the_runs_before_it_had(tmp_path: Path) -> None:
     (seen,) = json.loads(file.read_bytes()).values()
     assert [each[1:] for each in seen] == [[400.0, False]] * 8 + [[200.0, True]]
     assert not daily(tmp_path, USUAL + UNUSUAL, 400).warnings
-    file.write_bytes(b"{")
-    (warning,) = daily(tmp_path, USUAL + UNUSUAL, 400).warnings
+    # A rule that is added later learns from them too, and what the other one saw stays.
+    added = UNUSUAL.replace("]", ", {name: slow, when: elapsed > usual}]")
+    assert not daily(tmp_path, USUAL + added, 400).warnings
+    kept = json.loads(file.read_bytes())
+    assert [each[1:] for each in kept["rows  "]] == [[400.0, False]] * 8 + [[200.0, True]] + [[400.0, False]] * 2  # fmt: skip
+    assert len(kept["elapsed  "]) == 11
+
+
+@pytest.mark.parametrize("damaged", [b"{", b'{"rows  \xff": []}', b"[]"])
+def test_what_is_usual_is_learnt_from_the_runs_again_where_its_file_was_damaged(
+    tmp_path: Path, damaged: bytes
+) -> None:
+    for _ in range(8):
+        daily(tmp_path, USUAL, 400)
+    file = tmp_path / "home" / "daily" / "usual.json"
+    file.write_bytes(damaged)
+    warning, fired = daily(tmp_path, USUAL + UNUSUAL, 200).warnings
     assert warning.startswith("what is usual cannot be read, and is learnt again: ")
+    assert fired == "alert 'volume' fired: rows is 200, and 320 to 480 is usual (rows < usual)"
+    (seen,) = json.loads(file.read_bytes()).values()
+    assert len(seen) == 9

@@ -166,6 +166,32 @@ def test_of_few_values_the_range_is_wider() -> None:
     assert widths[0] > 1.5 * widths[1]
 
 
+@pytest.mark.parametrize(
+    ("count", "low", "high"),
+    [(1, 0.5, 4), (9, 4.5, 18), (10, 5, 10 + 3 * 10**0.5), (100, 70, 130), (1000, 800, 1200)],
+)
+@pytest.mark.parametrize("every", [7 * DAY, DAY])
+def test_where_there_were_always_some_rows_none_are_unusual(
+    count: int, low: float, high: float, every: float
+) -> None:
+    seen = [Seen(MONDAY + i * every, float(count)) for i in range(20)]
+    found = usual_range(seen, MONDAY + 20 * every, "number")
+    assert found == Range(pytest.approx(low), pytest.approx(high))
+    # What was told to be unusual makes none usual.
+    told = [*seen, Seen(MONDAY + 20 * every, 0.0, was_unusual=True)]
+    found = usual_range(told, MONDAY + 21 * every, "number")
+    assert isinstance(found, Range)
+    assert found.low == pytest.approx(low)
+
+
+def test_of_small_numbers_that_vary_none_may_be_usual() -> None:
+    values = [0.0, 3.0, 5.0, 2.0, 4.0, 3.0, 1.0, 3.0]
+    seen = [Seen(MONDAY + week * 7 * DAY, value) for week, value in enumerate(values)]
+    found = usual_range(seen, MONDAY + 20 * 7 * DAY, "number")
+    assert isinstance(found, Range)
+    assert found.low == 0
+
+
 def test_the_oldest_values_of_an_hour_are_given_up() -> None:
     history = History()
     for week in range(30):

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from dataflare.checkpoint.files import write_whole
 from dataflare.errors import DataFlareError, SystemError_, from_here
 from dataflare.jobs.living_runs import look_every_s
-from dataflare.jobs.usual_history import keep_history, usual_history
+from dataflare.jobs.usual_history import keep_history, kept_history, learn_from_runs
 from dataflare.observability.alerts import Alerts, Event, Fired
 from dataflare.observability.notifiers import Notice, Notifier, check_allowed
 from dataflare.observability.tries import Try
@@ -73,7 +73,7 @@ class _Alerting:
             check_allowed(notifier, name, python=watch.may_run_code)
         try:
             before = await in_thread(_read, self._path)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:
             watch.warn([f"what alerts fired in the run before cannot be read: {error}"])
             before = []
         self._kept = [replace(fired, told=[*fired.told]) for fired in before]
@@ -96,17 +96,22 @@ class _Alerting:
 
     async def _history(self) -> History:
         """What the runs before saw, for rules that compare with what is usual."""
-        if not any(rule.condition.is_usual for rule in self._watch.workflow.alerts):
+        workflow, folder = self._watch.workflow, self._path.parent
+        if not any(rule.condition.is_usual for rule in workflow.alerts):
             return History()
         try:
-            history = await in_thread(usual_history, self._path.parent, self._watch.workflow)
-            if self._watch.accepts_usual:
-                rules = [rule for rule in self._watch.workflow.alerts if rule.fails]
-                self._forgotten = history.forget([key_of(r.condition, r.step or "") for r in rules])
-            return history
-        except (OSError, msgspec.DecodeError) as error:
+            history = await in_thread(kept_history, folder)
+        except (OSError, ValueError) as error:
             self._watch.warn([f"what is usual cannot be read, and is learnt again: {error}"])
-            return History()
+            history = History()
+        try:
+            await in_thread(learn_from_runs, history, folder, workflow)
+        except OSError as error:
+            self._watch.warn([f"what is usual cannot be learnt from the runs before: {error}"])
+        if self._watch.accepts_usual:
+            rules = [rule for rule in workflow.alerts if rule.fails]
+            self._forgotten = history.forget([key_of(r.condition, r.step or "") for r in rules])
+        return history
 
     async def looks(self) -> None:
         while True:

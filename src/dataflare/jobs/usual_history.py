@@ -1,5 +1,5 @@
-"""What the runs of a workflow saw, for alerts that compare with what is usual: kept in its folder, and at first read from
-the history of its runs.
+"""What the runs of a workflow saw, for alerts that compare with what is usual: kept in its folder, and first read from
+the history of its runs: for each rule of which nothing is known yet.
 
 Always true: a file that was damaged is an error, never read as "nothing is known".
 """
@@ -15,7 +15,7 @@ import msgspec
 from dataflare.checkpoint.files import write_whole
 from dataflare.checkpoint.runs import RunLog, RunRecord
 from dataflare.observability.resources import this_process
-from dataflare.observability.usual import History, Seen, UsualJudge
+from dataflare.observability.usual import History, Seen, UsualJudge, key_of
 from dataflare.observability.view import RunView, StepView
 from dataflare.workflow.model import Workflow
 
@@ -24,26 +24,29 @@ _COUNTED = ("rows", "errors", "dead_letters", "late_rows", "elapsed")
 """Measures that the history of runs has."""
 
 
-def usual_history(folder: Path, workflow: Workflow) -> History:
-    """What is known in a workflow's folder. Raises OSError, or DecodeError of msgspec."""
+def kept_history(folder: Path) -> History:
+    """What is known in a workflow's folder. Raises OSError, and ValueError for a file that was damaged."""
     try:
         known = msgspec.json.decode((folder / FILE).read_bytes(), type=dict[str, list[Seen]])
-        return History(known)
     except FileNotFoundError:
-        pass
-    history = History()
+        return History()
+    return History(known)
+
+
+def learn_from_runs(history: History, folder: Path, workflow: Workflow) -> None:
+    """Add what the runs before saw, for each rule of which nothing is known yet. Raises OSError."""
     rules = [
         rule
         for rule in workflow.alerts
         if rule.condition.is_usual
         and rule.condition.is_of_whole_run
         and rule.condition.measure_name in _COUNTED
+        and not history.knows(key_of(rule.condition, rule.step or ""))
     ]
     views = [*_finished(folder, workflow)] if rules else []
     for rule in rules:
         for view in views:
             UsualJudge(rule.condition, rule.step, history).look(view)
-    return history
 
 
 def keep_history(folder: Path, seen: dict[str, list[Seen]]) -> None:

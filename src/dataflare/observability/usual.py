@@ -63,13 +63,14 @@ def usual_range(seen: Sequence[Seen], at: float, unit: str) -> Range | str:
         middle = statistics.median(values)
         distance = statistics.median(abs(value - middle) for value in values)
         few = 1 + _SLOT_DAYS / len(values)  # of few values the distance is too small
-        spread = max(few * _DEVIATIONS * _SIGMA * distance, _floor(middle, unit))
-        return Range(max(0.0, middle - spread), middle + spread)
+        spread = few * _DEVIATIONS * _SIGMA * distance
+        low = min(middle - spread, _below(middle, same, unit))
+        return Range(max(0.0, low), middle + max(spread, _floor(middle, unit)))
     good = [each for each in seen if not each.was_unusual]
     span_s = good[-1].at - good[0].at if good else 0.0
     if len(good) >= _ALL_VALUES and span_s >= _ALL_DAYS * _DAY_S:
         low, high = min(each.value for each in good), max(each.value for each in good)
-        return Range(max(0.0, low - _floor(low, unit)), high + _floor(high, unit))
+        return Range(max(0.0, _below(low, good, unit)), high + _floor(high, unit))
     return f"{len(same)} of {_SLOT_VALUES} values of this hour of the week are known"
 
 
@@ -83,6 +84,14 @@ def _floor(middle: float, unit: str) -> float:
     return float(max(_CHANCE * abs(middle), least))
 
 
+def _below(middle: float, seen: Iterable[Seen], unit: str) -> float:
+    """How low a value is usual in any case. A number is not below half of the least one that was seen: where there were
+    always some rows, none are unusual."""
+    low = middle - _floor(middle, unit)
+    least = min((each.value for each in seen if not each.was_unusual), default=0.0)
+    return max(low, least / 2) if unit == "number" else low
+
+
 class History:
     """All that was seen of a workflow, by measure and step. is_new: something was added since it was kept."""
 
@@ -92,6 +101,10 @@ class History:
 
     def of(self, key: str) -> Sequence[Seen]:
         return self._seen.get(key, ())
+
+    def knows(self, key: str) -> bool:
+        """Whether something was seen of a key, or of one of the tables of its step."""
+        return any(each == key or each.startswith(f"{key}.") for each in self._seen)
 
     def add(self, key: str, value: Seen) -> None:
         """One more. The oldest ones of an hour of the week are given up. Two rules may see the same."""

@@ -66,7 +66,7 @@ class ShardRun(Struct, frozen=True):
 
     def workflow(self) -> Workflow:
         """The workflow of the shard. Its alerts are the rules of `validate` steps alone: the others are about a run of the
-        workflow, and nobody is told under the name of a shard. Raises what loading raises."""
+        workflow, and would be told under the name of a shard. Raises what loading raises."""
         shard = self.shard
         given = parameters(shard, self.parameter) if self.column is None else ()
         workflow = self.loading.load(given)
