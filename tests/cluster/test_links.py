@@ -7,7 +7,7 @@ import secrets
 import signal
 import ssl
 import struct
-import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,14 +24,19 @@ from link_kit import (
     until,
 )
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from servers.certificates import Authority
+
 from dataflare.cluster import link as link_module
 from dataflare.cluster import trust
 from dataflare.cluster.channels import Entry, RemoteChannel
 from dataflare.cluster.frames import PIECE_BYTES, Kind, header
 from dataflare.cluster.link import LOST_AFTER_S, PROBE_AFTER_S, Link, LinkLost, LinkServer
+from dataflare.cluster.tls import Tls
 from dataflare.cluster.wire import UNPROVED_BYTES, Wire
 from dataflare.engine.gate import Cut, Ended, Rows, Time
-from dataflare.errors import InternalError, Retry, RunError
+from dataflare.errors import ConfigError, InternalError, Retry, RunError
 from dataflare.model.progress import END, Barrier, Watermark
 
 # --- messages and the end -------------------------------------------------------------------------
@@ -453,38 +458,16 @@ def test_another_process_gives_back_what_it_was_sent() -> None:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate authority, and a certificate of it for a worker."""
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl(*new, "-x509", "-days", "2", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem")  # fmt: skip
-    openssl(*new, "-subj", "/CN=worker", "-keyout", "worker.key", "-out", "worker.csr")
-    (folder / "names").write_text("subjectAltName=DNS:worker")
-    openssl(
-        *("x509", "-req", "-in", "worker.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2"),
-        *("-CAcreateserial", "-extfile", "names", "-out", "worker.pem"),
-    )
-    return folder
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    authority = Authority(tmp_path_factory.mktemp("authority"))
+    certificate, key = authority.sign("worker")
+    return Tls(str(certificate), str(key), str(authority.certificate))
 
 
-def context(folder: Path, *, server: bool, certificate: bool = True) -> ssl.SSLContext:
-    purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
-    made = ssl.create_default_context(purpose, cafile=str(folder / "ca.pem"))
-    if certificate:
-        made.load_cert_chain(folder / "worker.pem", folder / "worker.key")
-    made.verify_mode = ssl.CERT_REQUIRED
-    return made
-
-
-def test_links_over_tls_send_what_others_send(authority: Path) -> None:
+def test_links_over_tls_send_what_others_send(tls: Tls) -> None:
     async def scenario() -> None:
-        async with serving(tls=context(authority, server=True)) as (_, address, links):
-            tls = context(authority, server=False)
-            link = await Link.connect(address, TOKEN, "writer", tls=tls, server_hostname="worker")
+        async with serving(tls=tls.server()) as (_, address, links):
+            link = await Link.connect(address, TOKEN, "writer", tls=tls.client())
             other = await links.get()
             reader = Reader()
             channel = joined(link, other, 1, reader)
@@ -505,34 +488,14 @@ def test_links_over_tls_send_what_others_send(authority: Path) -> None:
     run(scenario)
 
 
-def test_a_side_without_a_certificate_is_refused(authority: Path) -> None:
+def test_a_side_without_a_certificate_is_refused(tls: Tls) -> None:
     async def scenario() -> None:
-        async with serving(tls=context(authority, server=True)) as (_, address, links):
-            tls = context(authority, server=False, certificate=False)
-            with pytest.raises(RunError) as caught:
-                await Link.connect(address, TOKEN, "writer", tls=tls, server_hostname="worker")
-            assert caught.value.code in ("E0830", "E0831")
-            assert links.empty()
-
-    run(scenario)
-
-
-def test_a_server_without_a_certificate_that_is_trusted_is_refused(authority: Path) -> None:
-    async def scenario() -> None:
-        async with serving(tls=context(authority, server=True)) as (_, address, _):
-            tls = ssl.create_default_context()
-            with pytest.raises(RunError, match="no TLS connection") as caught:
-                await Link.connect(address, TOKEN, "writer", tls=tls, server_hostname="worker")
-            assert caught.value.code == "E0831"
-
-    run(scenario)
-
-
-def test_a_link_without_tls_is_refused_by_a_server_with_it(authority: Path) -> None:
-    async def scenario() -> None:
-        async with serving(tls=context(authority, server=True)) as (_, address, links):
-            with pytest.raises(RunError):
-                await Link.connect(address, TOKEN, "writer")
+        async with serving(tls=tls.server()) as (_, address, links):
+            without = ssl.create_default_context(cafile=tls.ca)
+            without.check_hostname = False
+            with pytest.raises(ConfigError) as caught:
+                await Link.connect(address, TOKEN, "writer", tls=without)
+            assert caught.value.code == "E0439"
             assert links.empty()
 
     run(scenario)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from dataflare.cluster.tls import Tls
 from dataflare.errors import SystemError_
 
 Address = tuple[str, int]
@@ -18,6 +19,7 @@ class WorkerProcesses:
     """They are started when they are asked for, and again when they have gone. Each is the same program that Ray starts."""
 
     host = "127.0.0.1"
+    tls: Tls | None = None
 
     def __init__(self, count: int, room: int = 1000) -> None:
         """room: there may be so many."""
@@ -77,7 +79,8 @@ class WorkerProcesses:
         self.addresses[number] = (host, port)
 
     def program(self, address: str, number: int) -> list[str]:
-        return [sys.executable, "-m", "dataflare.cluster.worker", address, f"w{number}"]
+        files = [] if self.tls is None else [self.tls.cert, self.tls.key, self.tls.ca]
+        return [sys.executable, "-m", "dataflare.cluster.worker", address, f"w{number}", *files]
 
     def command(self, number: int) -> list[str]:
         """What starts a worker."""

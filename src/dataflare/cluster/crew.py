@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from ssl import SSLContext
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -54,47 +55,17 @@ from dataflare.cluster.orders import (
 )
 from dataflare.cluster.placement import neighbours, placed
 from dataflare.cluster.reports import ToldTasks
+from dataflare.cluster.tls import client_context
 from dataflare.cluster.worker import WorkerServer
+from dataflare.cluster.workers import Workers
 from dataflare.engine.hosting import Hosted, TaskView
 from dataflare.engine.messages import Checkpoint, Committed, Deploy, Found, Opened
-from dataflare.errors import DataFlareError, InternalError
+from dataflare.errors import ConfigError, DataFlareError, InternalError
 from dataflare.sdk.runtime import current
 from dataflare.sdk.threads import completed, in_thread
 from dataflare.state.pieces import is_of, owned_groups
 
 _CLOSE_S = 5.0
-
-
-class Workers(Protocol):
-    """Processes that run tasks, wherever they are. token: that they know. count: how many of them attempts use. host: the address of
-    this machine that they reach."""
-
-    @property
-    def token(self) -> bytes: ...
-
-    @property
-    def count(self) -> int: ...
-
-    @property
-    def host(self) -> str: ...
-
-    async def ready(self) -> Sequence[Address]:
-        """The addresses of the workers that are used. Those that were lost have been replaced."""
-
-    async def want(self, count: int) -> None:
-        """Ask the cluster to have nodes for so many, also if they come later."""
-
-    async def hold(self, count: int) -> None:
-        """Have at least so many, beside those that are used. Raises SystemError_ (E0617) where there is no room for them."""
-
-    def use(self, count: int) -> None:
-        """From the next attempt on, use so many of those that there are."""
-
-    async def release(self) -> None:
-        """End those that are not used."""
-
-    def lost(self, number: int) -> None:
-        """A worker is gone, or does not answer: nothing is asked of it again."""
 
 
 class Crew:
@@ -120,19 +91,20 @@ class Crew:
         hosted.retries.on_opened = self._trip
 
     async def deploy(self, specs: Sequence[Deploy]) -> Sequence[_Member]:
-        hosted = self._hosted
+        hosted, tls = self._hosted, self._workers.tls
+        context = await client_context(tls)
         peers = [*await self._workers.ready()]
         self._count = len(peers)
         self._hosts = [host for host, _ in peers]
         where = placed(specs, len(peers), self._preferred(specs))
         if len(peers) in where.values():
-            self._own = WorkerServer(self._workers.token, "the job's process", current())
+            self._own = WorkerServer(self._workers.token, "the job's process", current(), tls)
             peers.append(await self._own.start(self._workers.host))
         name = f"{hosted.identity.run_id}/{hosted.identity.attempt}/{hosted.identity.token}"
         used = sorted(set(where.values()))
         by_number, names = self._by_number, dict[int, str]()
         for number in used:
-            link = await self._link(number, peers[number], name)
+            link = await self._link(number, peers[number], name, context)
             names[number] = link.peer
             told = ToldTasks(link.peer, hosted.metrics, hosted.paces, names)
             lost, accused = partial(self._lost, number), partial(self._accused, number)
@@ -229,10 +201,13 @@ class Crew:
             raise
         await in_thread(take_marks, store.place, mark, workers)
 
-    async def _link(self, number: int, address: Address, name: str) -> Link:
+    async def _link(
+        self, number: int, address: Address, name: str, context: SSLContext | None
+    ) -> Link:
         try:
-            return await Link.connect(address, self._workers.token, f"job {name}")
-        except LinkLost:
+            return await Link.connect(address, self._workers.token, f"job {name}", tls=context)
+        except (LinkLost, ConfigError):
+            # One with a certificate that has expired since is replaced: another process reads the file again.
             self._lost(number)
             raise
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import count
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any, TypeVar
 
 from dataflare.checkpoint.shared_store import SharedStore
@@ -49,6 +50,7 @@ from dataflare.cluster.orders import (
     unpacked,
 )
 from dataflare.cluster.reports import Reports
+from dataflare.cluster.tls import Tls, client_context
 from dataflare.engine.channel import Channel
 from dataflare.engine.deploy import Worker
 from dataflare.engine.hosting import Hosted
@@ -76,13 +78,18 @@ Joined = Callable[[str, int], Awaitable[Link]]
 
 
 class Deployment:
-    """token: of the job's links. joined: see `Joined`. runtime: of the run; None: it gets one of its own."""
+    """token: of the job's links. joined: see `Joined`. runtime: of the run; None: it gets one of its own. tls: of the links."""
 
     def __init__(
-        self, control: Link, token: bytes, joined: Joined, runtime: Runtime | None = None
+        self,
+        control: Link,
+        token: bytes,
+        joined: Joined,
+        runtime: Runtime | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._control, self._token, self._joined = control, token, joined
-        self._runtime = runtime
+        self._runtime, self._tls = runtime, tls
         loop = asyncio.get_running_loop()
         self._meet: asyncio.Future[Meet] = loop.create_future()
         self._begin: asyncio.Future[Begin] = loop.create_future()
@@ -129,8 +136,9 @@ class Deployment:
             refuse_other_versions(meet.versions, meet.worker)
             mark = meet.place, meet.mark, meet.name, meet.me, meet.worker
             await in_thread(answer_mark, *mark)
+            tls = await client_context(self._tls)
             for other in meet.joins:
-                self._links[other] = await self._link_to(meet, other)
+                self._links[other] = await self._link_to(meet, other, tls)
         except DataFlareError as error:
             self._say(Met(error, other))
         else:
@@ -237,13 +245,14 @@ class Deployment:
             self._looks.close()
             await completed(asyncio.gather(*lives, reporting, return_exceptions=True))
 
-    async def _link_to(self, meet: Meet, other: int) -> Link:
+    async def _link_to(self, meet: Meet, other: int, tls: SSLContext | None) -> Link:
         """The one connection to another worker. The one with the higher number makes it."""
         address = meet.peers[other]
         try:
             async with asyncio.timeout(_JOINED_S):
                 if meet.me > other:
-                    return await Link.connect(address, self._token, f"data {meet.name} {meet.me}")
+                    me = f"data {meet.name} {meet.me}"
+                    return await Link.connect(address, self._token, me, tls=tls)
                 return await self._joined(meet.name, other)
         except TimeoutError:
             raise unreached(meet.worker, address, f"no link within {_JOINED_S:g} s") from None

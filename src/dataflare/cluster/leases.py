@@ -19,7 +19,8 @@ from msgspec import Struct, field
 
 from dataflare.cluster.orders import Address
 from dataflare.cluster.place import Place
-from dataflare.errors import DataFlareError, Retry, SystemError_
+from dataflare.cluster.tls import Tls
+from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
 
 LEASE_S = 30.0
 """So long a job that says nothing keeps its workers: long enough for another process of it to begin."""
@@ -66,6 +67,7 @@ class _Worker(Struct):
     memory: int | None
     label: str | None
     shared: bool
+    tls: Tls | None = None
     own: bool = False
     users: dict[str, float] = field(default_factory=dict)
     idle_since: float | None = None
@@ -243,7 +245,7 @@ class Leases:
         return [seat for seat in job.seats if seat is not None]
 
     async def _fill(self, job: _Job, place: Place, lacking: Sequence[int], *, some: bool) -> None:
-        """Place new workers. some: fewer are enough, but one."""
+        """Place new workers. some: fewer are enough, but one. Raises the error of a node that is not set up as the job asks."""
         if await self._placer.free_cpu() < place.worker_cpu * len(lacking):
             for worker in [*self._workers.values()]:
                 if worker.idle_since is not None:
@@ -255,6 +257,7 @@ class Leases:
         }
         await asyncio.wait([task for _, task in placing.values()], timeout=PLACED_S)
         reason = f"there was no room within {PLACED_S:g} s"
+        refused: ConfigError | None = None
         for number, (name, task) in placing.items():
             if task.done() and not task.cancelled() and task.exception() is None:
                 address, node = task.result()
@@ -263,9 +266,13 @@ class Leases:
                 continue
             if task.done() and not task.cancelled():
                 error = task.exception()
+                if isinstance(error, ConfigError):
+                    refused = error
                 reason = error.message if isinstance(error, DataFlareError) else str(error)
             task.cancel()
             self._placer.end(name)
+        if refused is not None:
+            raise refused
         missing = sum(seat is None for seat in job.seats)
         if missing and not (some and missing < len(job.seats)):
             raise SystemError_(
@@ -283,13 +290,13 @@ class Leases:
 
     async def _fitting(self, job: str, place: Place) -> _Worker | None:
         """A worker that is there and has room. One that has a job already before one that has none."""
-        shape = place.worker_cpu, place.memory, place.label, place.shared
+        shape = place.worker_cpu, place.memory, place.label, place.shared, place.tls
         while True:
             found = [
                 worker
                 for worker in self._workers.values()
                 if job not in worker.users
-                and (worker.cpu, worker.memory, worker.label, worker.shared) == shape
+                and (worker.cpu, worker.memory, worker.label, worker.shared, worker.tls) == shape
                 and not worker.own
                 and not (worker.users and (place.own or not place.shared))
                 and sum(worker.users.values()) + place.cpu <= worker.cpu + 1e-9
@@ -314,7 +321,7 @@ class Leases:
     def _add(self, seat: Seat, place: Place) -> _Worker:
         worker = _Worker(
             seat.worker, seat.address, seat.node, place.worker_cpu, place.memory, place.label,
-            place.shared, idle_since=self._clock(),
+            place.shared, place.tls, idle_since=self._clock(),
         )  # fmt: skip
         self._workers[seat.worker] = worker
         number = seat.worker.rpartition(" ")[2]

@@ -23,6 +23,7 @@ from dataflare.cluster.frames import (
     credit_body,
     read_credit,
 )
+from dataflare.cluster.tls import closed, refused
 from dataflare.cluster.trust import REFUSED, proved
 from dataflare.cluster.wire import Frame, Line, Wire
 from dataflare.engine.pool import ThreadPool
@@ -125,13 +126,11 @@ class Link:
         me: str,
         *,
         tls: ssl.SSLContext | None = None,
-        server_hostname: str | None = None,
         pool: ThreadPool | None = None,
         compression: Compression = "none",
     ) -> Link:
-        """Connect to a `LinkServer`. server_hostname: with TLS, the name that the certificate must have; the host of
-        the address by default. Raises RunError (E0831) if one side refuses the other, and LinkLost if it cannot be
-        reached."""
+        """Connect to a `LinkServer`. tls: a context for a client, as `Tls.client` gives it. Raises RunError (E0831) if one side
+        refuses the other, ConfigError (E0439) if it is for TLS, and LinkLost if it cannot be reached."""
         host, port = address
         other = f"{host}:{port}"
         loop = asyncio.get_running_loop()
@@ -143,16 +142,12 @@ class Link:
                     host,
                     port,
                     ssl=tls,
-                    server_hostname=(server_hostname or host) if tls else None,
+                    server_hostname=host if tls else None,
                 )
-                peer = await _proved(wire, token, me, connects=True, other=other)
+                peer = await _proved(wire, token, me, other, with_tls=tls is not None)
         except ssl.SSLError as error:
             wire.abort()
-            raise RunError(
-                f"no TLS connection to {other}: {error.reason or error}",
-                code=REFUSED,
-                help="see that both sides have a certificate that the other one trusts",
-            ) from error
+            raise refused(other, error) from error
         except (OSError, TimeoutError) as error:
             wire.abort()
             raise LinkLost(me, other, _reason(error)) from error
@@ -422,15 +417,18 @@ class LinkServer:
                 link.fail(error if isinstance(error, DataFlareError) else _internal(error))
 
 
-async def _proved(wire: Wire, token: bytes, me: str, *, connects: bool, other: str) -> str:
-    """`proved`, where a connection that is closed in the middle of the proof is a refusal."""
+async def _proved(wire: Wire, token: bytes, me: str, other: str, *, with_tls: bool) -> str:
+    """`proved` of the side that connects, where a connection that is closed in the middle of the proof is a refusal."""
     try:
-        return await proved(wire, token, me, connects=connects, other=other)
+        return await proved(wire, token, me, connects=True, other=other)
     except ConnectionError as error:
+        if with_tls:
+            raise closed(other) from error
         raise RunError(
-            f"{other} closed the connection before it was proved: it has another token, or is not a worker of DataFlare",
+            f"{other} closed the connection before it was proved: it has another token, takes TLS only, or is not a"
+            " worker of DataFlare",
             code=REFUSED,
-            help="start all workers of a job by the same command",
+            help="start all workers of a job by the same command, with the same settings.cluster.tls",
         ) from error
 
 

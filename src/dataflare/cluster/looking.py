@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataflare.checkpoint.shared_places import FolderPlace, SharedPlace
-from dataflare.cluster.crew import Workers
 from dataflare.cluster.link import Link
 from dataflare.cluster.meeting import leave_mark, take_marks, versions
 from dataflare.cluster.orders import Address, Finish, Meet, Met, packed, unpacked
+from dataflare.cluster.tls import client_context
+from dataflare.cluster.workers import Workers
 from dataflare.errors import InternalError
 from dataflare.sdk.threads import in_thread
 
@@ -20,9 +21,10 @@ from dataflare.sdk.threads import in_thread
 async def look_at(workers: Workers, place: SharedPlace) -> Sequence[Address]:
     """Every worker has the job's versions, sees the place, and reaches each other worker. Gives their addresses. A text for
     each is written there, and removed. Raises as `meeting` says."""
+    tls = await client_context(workers.tls)
     peers = tuple(await workers.ready())
     name = f"look/{secrets.token_hex(8)}"
-    links = [await Link.connect(each, workers.token, f"job {name}") for each in peers]
+    links = [await Link.connect(each, workers.token, f"job {name}", tls=tls) for each in peers]
     new = _new_folders(place)
     mark = await in_thread(leave_mark, place, name)
     names = {number: link.peer for number, link in enumerate(links)}

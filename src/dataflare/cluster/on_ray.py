@@ -15,10 +15,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dataflare.cluster.crew import Workers
 from dataflare.cluster.leases import PLACED_S, Seat
 from dataflare.cluster.orders import Address
 from dataflare.cluster.place import Place, address_of
+from dataflare.cluster.tls import Tls
+from dataflare.cluster.workers import Workers
 from dataflare.errors import ConfigError, DataFlareError, Retry, SystemError_
 from dataflare.sdk.threads import in_thread
 
@@ -75,6 +76,10 @@ class LocalWorkers:
     @property
     def host(self) -> str:
         return str(self._ray.util.get_node_ip_address())
+
+    @property
+    def tls(self) -> Tls | None:
+        return self.place.tls
 
     def possible(self) -> int:
         assert self.place.workers is not None
@@ -142,7 +147,7 @@ class LocalWorkers:
         for number, actor in enumerate(self._actors):
             if actor is None:
                 made = self._ray.remote(WorkerActor).options(num_cpus=0, max_concurrency=2)
-                self._actors[number] = made.remote(self.token, f"worker {number}")
+                self._actors[number] = made.remote(self.token, f"worker {number}", self.place)
                 self._addresses[number] = None
         asked = {
             number: actor.address.remote()
@@ -152,6 +157,9 @@ class LocalWorkers:
         try:
             told = self._ray.get(list(asked.values()), timeout=PLACED_S)
         except Exception as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, DataFlareError):
+                raise cause from None
             raise SystemError_(
                 f"Ray has not placed {len(asked)} workers within {PLACED_S:g} s: {_first_line(error)}",
                 code="E0617",
@@ -183,6 +191,10 @@ class KeptWorkers:
     @property
     def host(self) -> str:
         return str(_ray().util.get_node_ip_address())
+
+    @property
+    def tls(self) -> Tls | None:
+        return self.place.tls
 
     def possible(self) -> int:
         return self.place.workers or int(_keeper("possible", self.place))

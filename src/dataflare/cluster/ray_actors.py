@@ -23,6 +23,7 @@ from ray.autoscaler.sdk import request_resources
 from dataflare.cluster.leases import Leases, Seat
 from dataflare.cluster.orders import Address
 from dataflare.cluster.place import Place
+from dataflare.errors import DataFlareError
 
 NAMESPACE = "dataflare"
 KEEPER = "cluster"
@@ -74,17 +75,20 @@ class WorkerActor:
         host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
 
         async def start() -> Address:
-            self._server = WorkerServer(token, name)
+            self._server = WorkerServer(token, name, tls=place.tls if place is not None else None)
             return await self._server.start(host)
 
-        self._address = asyncio.run_coroutine_threadsafe(start(), loop).result()
+        # An actor that fails to begin tells only that. One that has begun tells why.
+        self._started = asyncio.run_coroutine_threadsafe(start(), loop)
+        self._started.exception()
 
     def address(self) -> Address:
-        return self._address
+        """Where it listens. Raises ConfigError (E0439) where it cannot."""
+        return self._started.result()
 
     def about(self) -> tuple[Address, str, Place | None]:
         """Its address, its node, and what it was placed for."""
-        return self._address, ray.get_runtime_context().get_node_id(), self._place
+        return self.address(), ray.get_runtime_context().get_node_id(), self._place
 
 
 class JobActor:
@@ -126,7 +130,12 @@ class ClusterActor:
         options = worker_options(place) | {"name": name, "namespace": NAMESPACE}
         made: Any = ray.remote(WorkerActor).options(lifetime="detached", **options)
         actor = self._actors[name] = made.remote(self._token, name, place)
-        address, node, _ = await actor.about.remote()
+        try:
+            address, node, _ = await actor.about.remote()
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, DataFlareError):
+                raise error.cause from None
+            raise
         return address, node
 
     def end(self, name: str) -> None:

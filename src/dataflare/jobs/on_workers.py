@@ -115,7 +115,9 @@ def run_on_cluster(
     from dataflare.cluster.on_ray import connect, own_node
     from dataflare.cluster.place import Place
 
-    place = replace(Place.of(where, workflow.settings.cluster), own=has_own_code(workflow))
+    place = replace(
+        Place.of(where, workflow.settings.cluster, workflow.base), own=has_own_code(workflow)
+    )
     home = job_place(workflow)
     if place.address is None or home == "command":
         if detach:
@@ -184,7 +186,7 @@ def placement_on(workflow: Workflow, home: Path, where: str) -> dict[str, Any]:
     from dataflare.cluster.place import Place
     from dataflare.cluster.placement_view import placement_view
 
-    place = Place.of(where, workflow.settings.cluster)
+    place = Place.of(where, workflow.settings.cluster, workflow.base)
     workers = place.workers
     if workers is None:
         workers = workers_for(place, "plan").possible()
@@ -203,7 +205,7 @@ def found_at(workflow: Workflow, home: Path, where: str) -> Found:
     facts: dict[str, str] = {}
     error, workers = None, None
     try:
-        place = Place.of(where, workflow.settings.cluster)
+        place = Place.of(where, workflow.settings.cluster, workflow.base)
         workers = workers_for(place, f"check {os.getpid()}")
         workers.start()
         addresses = asyncio.run(look_at(workers, _place(workflow, home)))

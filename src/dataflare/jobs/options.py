@@ -16,7 +16,7 @@ from dataflare.jobs.result import RunResult
 from dataflare.sdk.context import Policy
 
 if TYPE_CHECKING:
-    from dataflare.cluster.crew import Workers
+    from dataflare.cluster.workers import Workers
     from dataflare.jobs.watching import Watch
 
 

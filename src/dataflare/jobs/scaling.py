@@ -26,7 +26,7 @@ from dataflare.sdk.threads import completed
 from dataflare.workflow.settings import PARALLELISM_MAX, WORKERS_MAX
 
 if TYPE_CHECKING:
-    from dataflare.cluster.crew import Workers
+    from dataflare.cluster.workers import Workers
     from dataflare.engine.attempt import Attempt
     from dataflare.planner import Plan
     from dataflare.workflow.model import Workflow

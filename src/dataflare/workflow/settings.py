@@ -197,6 +197,17 @@ class Autoscale(_Model):
         return self
 
 
+class ClusterTls(_Model):
+    """TLS between the job and the workers of a cluster: files in PEM, which every node has under the same paths. A relative path
+    begins at the workflow's folder."""
+
+    cert: str = Field(min_length=1, description="the certificate that this node shows")
+    key: str = Field(min_length=1, description="its private key, without a passphrase")
+    ca: str = Field(
+        min_length=1, description="the authority that has signed the certificates of all nodes"
+    )
+
+
 class Cluster(_Model):
     """The workers of a run with `--cluster`."""
 
@@ -223,6 +234,10 @@ class Cluster(_Model):
         default=False,
         description="a small job: each of its workers is a process in which other such jobs run too, as long as the "
         "`resources.cpu` of all fit on a processor",
+    )
+    tls: ClusterTls | None = Field(
+        default=None,
+        description="links between the job and its workers are encrypted, and both sides show a certificate",
     )
     cache: Size = Field(
         default=4 * 2**30,
