@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from link_kit import TOKEN, run, serving
 from outcomes import content, outcome
+from ray_cluster import ray_cluster
 from worker_processes import Address, WorkerProcesses
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -349,9 +350,16 @@ def test_all_three_files_are_given(tmp_path: Path) -> None:
 # --- on Ray ---------------------------------------------------------------------------------------
 
 
-def command(folder: Path, *words: str) -> tuple[int, str, str]:
+def with_tls(tls: Tls) -> str:
+    return f"{FILE}settings: {{cluster: {{workers: 2, tls: {{cert: {tls.cert}, key: {tls.key}, ca: {tls.ca}}}}}}}\n"
+
+
+def command(
+    folder: Path, *words: str, environment: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "dataflare", *words], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dataflare", *words], cwd=folder, capture_output=True, text=True, check=False,
+        env=environment,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
@@ -365,8 +373,7 @@ def test_a_local_cluster_with_tls_and_one_with_an_expired_certificate(
     for part in (folder / "out").iterdir():
         part.unlink()
     for each in (expired, tls):
-        text = f"{FILE}settings: {{cluster: {{tls: {{cert: {each.cert}, key: {each.key}, ca: {each.ca}}}}}}}\n"
-        (folder / "w.yaml").write_text(text)
+        (folder / "w.yaml").write_text(with_tls(each))
         answers = [
             command(folder, *words, "w.yaml", "--cluster", "local:2", "--json")
             for words in (("check",), ("run", "--fresh"))
@@ -383,3 +390,22 @@ def test_a_local_cluster_with_tls_and_one_with_an_expired_certificate(
     rows = [row for part in (folder / "out").glob("part-*") for row in content(part)]
     assert sorted(rows) == sorted(row for each in wanted.values() for row in each)
     assert len(rows) == 50
+
+
+def test_workers_of_a_cluster_take_the_files_of_the_job_and_say_which_one_is_wrong(
+    tmp_path: Path, authority: Authority
+) -> None:
+    folder = written(tmp_path / "f")
+    good = files(authority)
+    told = []
+    with ray_cluster(2) as cluster:
+        lost = Tls(good.cert, "/not/there.key", good.ca)
+        for tls in (good, lost):
+            (folder / "w.yaml").write_text(with_tls(tls))
+            for words in (("check",), ("run", "--fresh")):
+                words = (*words, "w.yaml", "--cluster", "auto", "--json")
+                told.append(command(folder, *words, environment=cluster.environment))
+    assert [status for status, *_ in told] == [0, 0, 2, 2], told
+    for _, stdout, _ in told[2:]:
+        assert "the file of settings.cluster.tls.key cannot be read: /not/there.key" in stdout
+        assert "E0439" in stdout
