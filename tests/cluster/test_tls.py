@@ -401,7 +401,8 @@ def test_workers_of_a_cluster_take_the_files_of_the_job_and_say_which_one_is_wro
     with ray_cluster(2) as cluster:
         lost = Tls(good.cert, "/not/there.key", good.ca)
         for tls in (good, lost):
-            (folder / "w.yaml").write_text(with_tls(tls))
+            text = with_tls(tls).replace("in/", f"{folder}/in/").replace("out/", f"{folder}/out/")
+            (folder / "w.yaml").write_text(text)
             for words in (("check",), ("run", "--fresh")):
                 words = (*words, "w.yaml", "--cluster", "auto", "--json")
                 told.append(command(folder, *words, environment=cluster.environment))
