@@ -401,7 +401,10 @@ def test_workers_of_a_cluster_take_the_files_of_the_job_and_say_which_one_is_wro
     with ray_cluster(2) as cluster:
         lost = Tls(good.cert, "/not/there.key", good.ca)
         for tls in (good, lost):
-            text = with_tls(tls).replace("in/", f"{folder}/in/").replace("out/", f"{folder}/out/")
+            generated = "{rows: 2000, seed: 1, columns: {name: {int: [0, 9]}, v: {int: [0, 99]}}}"
+            text = with_tls(tls).replace(
+                'type: file, config: {path: "in/*.csv"}', f"type: generate, config: {generated}"
+            )
             (folder / "w.yaml").write_text(text)
             for words in (("check",), ("run", "--fresh")):
                 words = (*words, "w.yaml", "--cluster", "auto", "--json")
