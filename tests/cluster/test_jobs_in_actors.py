@@ -30,6 +30,13 @@ destinations: {out: {type: file, inputs: [sums], config: {path: out, format: csv
 """
 
 
+FILES = """
+name: copied
+sources: {numbers: {type: file, config: {path: "in/*.csv"}}}
+destinations: {out: {type: file, inputs: [numbers], config: {path: out, format: csv}}}
+"""
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     with ray_cluster(2, client=True) as made:
@@ -66,6 +73,18 @@ def test_auto_and_a_client_give_what_one_process_gives(cluster: RayCluster, tmp_
     assert texts["auto"] == texts["one"] == texts[cluster.client_address]
     assert steps["auto"] == steps["one"] == steps[cluster.client_address]
     assert len(texts["one"]) == 10
+
+
+def test_paths_are_relative_to_the_file_wherever_the_job_is(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "w.yaml").write_text(FILES)
+    (tmp_path / "in").mkdir()
+    for part in range(3):
+        (tmp_path / f"in/{part}.csv").write_text(f"id\n{part}\n")
+    status, result, told = run(cluster, tmp_path, "--cluster", "auto")
+    assert (status, result["status"]) == (0, "finished"), told
+    assert rows(tmp_path) == ["0", "1", "2"]
 
 
 SLOW = """

@@ -115,6 +115,8 @@ def run_on_cluster(
     from dataflare.cluster.on_ray import connect, own_node
     from dataflare.cluster.place import Place
 
+    # Other processes have other working directories.
+    workflow = replace(workflow, base=workflow.base.absolute())
     place = replace(
         Place.of(where, workflow.settings.cluster, workflow.base), own=has_own_code(workflow)
     )
