@@ -275,3 +275,19 @@ notifiers: {{c: {{type: command, command: [sh, -c, "cat >> told"]}}}}
     with closing(sqlite3.connect(tmp_path / "t.db")) as database:
         (count,) = database.execute("select count(*) from t").fetchone()
     assert count == (40 if allowed == "100%" else 20)
+
+
+def test_a_changed_step_is_refused_and_accepted_for_what_is_left(tmp_path: Path) -> None:
+    project(tmp_path, "raise ValueError('not yet')")
+    assert cli("backfill", "w.yaml", *WEEK, "--quiet", cwd=tmp_path).returncode == 1
+    (without, _), day = ids(tmp_path), range(2 * 1440, 3 * 1440)
+    assert not set(without) & set(day)
+    write(tmp_path, "w.yaml", WORKFLOW.replace("seeing:see", "seeing:look"))
+    write(tmp_path, "seeing.py", SEEING.replace("MISHAP", "pass") + "look = see\n")
+    refused = cli("backfill", "w.yaml", *WEEK, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "error[E0803]: step 'seen' has changed since 5 of 5 shards were begun" in refused.stderr
+    done = cli("backfill", "w.yaml", *WEEK, "--accept-changes", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "5 shards done, 4 of them before" in done.stdout
+    assert ids(tmp_path)[0] == sorted({*without, *day})

@@ -50,6 +50,12 @@ def backfill(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Run all shards again, also those that have finished.")
     ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes", help="Run the shards that are left, although steps have changed."
+        ),
+    ] = False,
     param: common.Params = None,
     sets: common.Sets = None,
     overlay: common.Overlays = None,
@@ -73,7 +79,15 @@ def backfill(
         env,
     )
     options = jobs.Options(
-        from_, to, shards, source, column, parallel, newest_first=newest_first, fresh=fresh
+        from_,
+        to,
+        shards,
+        source,
+        column,
+        parallel,
+        newest_first=newest_first,
+        fresh=fresh,
+        accept_changes=accept_changes,
     )
     work = jobs.Backfill(loading, common.home_of(file), options)
     for warning in work.warnings:

@@ -21,7 +21,7 @@ from msgspec import Struct, field
 from dataflare.checkpoint.files import workflow_folder, write_whole, writing
 from dataflare.checkpoint.lock import RunLock
 from dataflare.checkpoint.runs import utc_text
-from dataflare.errors import DataFlareError, WorkflowError
+from dataflare.errors import Blame, DataFlareError, RunError, WorkflowError
 from dataflare.jobs.backfill.running import (
     PARAMETERS,
     Loading,
@@ -42,13 +42,14 @@ from dataflare.workflow.model import Workflow
 FOLDER = "backfills"
 """Inside the workflow's folder."""
 _NAME_MAX = 40
+_STEPS = "steps.json"
 _RETRIES = Retries(attempts_max=3, wait_s=1.0)
 
 
 class Options(Struct, frozen=True):
     """begin, end, by: of `--from`, `--to` and `--shards`. source, column: the rows are cut by; None: see `Backfill`.
     parallel: shards that run at a time. newest_first: their order. fresh: forget what an earlier backfill of this kind
-    has done."""
+    has done. accept_changes: run the shards that are left, though steps have changed since the others were run."""
 
     begin: str | None
     end: str | None
@@ -58,6 +59,7 @@ class Options(Struct, frozen=True):
     parallel: int = 1
     newest_first: bool = False
     fresh: bool = False
+    accept_changes: bool = False
     retries: Retries = _RETRIES
     policy: Policy | None = None
 
@@ -152,14 +154,17 @@ class Backfill:
             shard.name: ShardRun(
                 loading, shard, f"{workflow.name[:_NAME_MAX]}-{self.id}-{shard.name}",
                 self.folder / shard.name, self._source, column, kind, parameter or "", options.policy,
+                options.accept_changes,
             )
             for shard in self.shards
         }  # fmt: skip
 
     def run(self, tell: Callable[[ShardEnded], None]) -> Report:
         """Run all shards that have not finished. tell: called for each attempt that ended. An interrupt ends those
-        that run; they go on from their checkpoints the next time. Raises RunError (E0801) if the same backfill runs."""
+        that run; they go on from their checkpoints the next time. Raises RunError (E0801) if the same backfill runs, and
+        (E0803) if steps have changed since some of its shards were run."""
         with RunLock(self.folder, f"backfill {self.id}", utc_text(time.time())):
+            self._note_steps()
             if self._options.fresh:
                 with writing("the number of fresh beginnings"):
                     write_whole(self._generation_file, str(self._generation).encode())
@@ -177,11 +182,29 @@ class Backfill:
         return workflow.params[PARAMETERS[0]].type.name
 
     def _whole(self) -> list[object]:
-        """The same for the same workflow and shards. A step that is changed makes another one, because the shards that
-        were done have other rows."""
+        """The same for the same cut of the same source."""
         options = self._options
-        steps = [self.workflow.fingerprint_of(step.name) for step in self.workflow.steps()]
-        return [options.begin, options.end, options.by, self._source, self.column, steps]
+        return [options.begin, options.end, options.by, self._source, self.column]
+
+    def _note_steps(self) -> None:
+        """Keep the fingerprints of the steps with which the shards are run. The shards that were run would have other rows
+        than those that are left, and where all were run again, what they appended would be there twice."""
+        steps = {
+            step.name: self.workflow.fingerprint_of(step.name) for step in self.workflow.steps()
+        }
+        file = self.folder / _STEPS
+        kept = json.loads(file.read_bytes()) if file.exists() else steps
+        changed = [name for name in {**kept, **steps} if kept.get(name) != steps.get(name)]
+        begun = sum((self.folder / name).exists() for name in self._runs)
+        if changed and begun and not self._options.accept_changes:
+            raise RunError(
+                f"step '{changed[0]}' has changed since {begun} of {len(self.shards)} shards were begun",
+                code="E0803",
+                blame=Blame.USER,
+                help="--accept-changes runs the shards that are left with the steps of now; --fresh runs all of them again",
+            )
+        with writing("the steps of the backfill"):
+            write_whole(file, json.dumps(steps).encode())
 
 
 class _Running(Struct):

@@ -52,7 +52,7 @@ class Loading(Struct, frozen=True):
 
 class ShardRun(Struct, frozen=True):
     """name: of the shard's own workflow. home: of its state. source, column, kind: of the filter; no column: the shard is
-    given to the workflow as its parameters, whose type is `parameter`."""
+    given to the workflow as its parameters, whose type is `parameter`. accept_changes: go on though steps have changed."""
 
     loading: Loading
     shard: Shard
@@ -63,6 +63,7 @@ class ShardRun(Struct, frozen=True):
     kind: Kind | None
     parameter: str = ""
     policy: Policy | None = None
+    accept_changes: bool = False
 
     def workflow(self) -> Workflow:
         """The workflow of the shard. Its alerts are the rules of `validate` steps alone: the others are about a run of the
@@ -152,7 +153,10 @@ def run_shard(shard: ShardRun) -> ShardResult:
         threads = workflow.settings.resources.threads
         if threads:
             os.environ.setdefault("POLARS_MAX_THREADS", str(threads))
-        result = run(workflow, RunOptions(home=shard.home, policy=shard.policy))
+        result = run(
+            workflow,
+            RunOptions(home=shard.home, policy=shard.policy, accept_changes=shard.accept_changes),
+        )
     except DataFlareError as error:
         return ShardResult("failed", error=str(error.message), is_final=error.retry is Retry.NEVER)
     error_of_run = result.error
