@@ -291,3 +291,22 @@ def test_a_changed_step_is_refused_and_accepted_for_what_is_left(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "5 shards done, 4 of them before" in done.stdout
     assert ids(tmp_path)[0] == sorted({*without, *day})
+
+
+def test_letters_of_shards_are_those_of_the_workflow(tmp_path: Path) -> None:
+    rule = "transformations:\n  good: {type: validate, inputs: [rows], config: {rules: [{name: r, expect: 'RULE', on_fail: dead_letter}]}}\n"
+    flow = WORKFLOW.replace("transformations:\n", rule).replace(
+        "inputs: [rows], config: {function", "inputs: [good], config: {function"
+    )
+    project(tmp_path)
+    write(tmp_path, "w.yaml", flow.replace("RULE", "id % 1000 <> 5"))
+    done = cli("backfill", "w.yaml", *WEEK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "6 dead letters: see `dataflare dlq show orders`" in done.stderr
+    listed = json.loads(cli("dlq", "list", "orders", "--json", cwd=tmp_path).stdout)
+    assert sum(each["waiting"] for each in listed) == 6
+    write(tmp_path, "w.yaml", flow.replace("RULE", "id >= 0"))
+    for rows in (6, 0):
+        replayed = json.loads(cli("dlq", "replay", "orders", "--json", cwd=tmp_path).stdout)
+        assert (replayed["replayed"], replayed["waiting"]) == (rows, 0)
+    assert ids(tmp_path) == ([*range(6000)], [*range(6000)])

@@ -19,6 +19,8 @@ from dataflare.checkpoint.runs import RunLog, utc_text
 from dataflare.errors import RunError
 
 FOLDER = ".dataflare"
+BACKFILLS = "backfills"
+"""The folder of backfills, inside a workflow's folder. It has a folder for each, with a home for each shard."""
 
 
 def home_of(file: Path | None) -> Path:
@@ -27,6 +29,11 @@ def home_of(file: Path | None) -> Path:
     if home_variable:
         return Path(home_variable).absolute()
     return (file.absolute().parent if file is not None else Path.cwd()) / FOLDER
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """The folders of the shards of a workflow's backfills, each as that of a workflow. folder: the workflow's."""
+    return sorted(path.parent for path in folder.glob(f"{BACKFILLS}/*/*/*/runs"))
 
 
 def homes_from_here() -> list[Path]:

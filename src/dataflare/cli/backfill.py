@@ -122,7 +122,8 @@ def _print_report(work: Backfill, report: Report, *, is_fresh: bool) -> None:
     )
     if report.dead_letters:
         letters = human.counted(report.dead_letters, "dead letter")
-        terminal.print_warning(f"{letters}, in the folders of their shards in {work.folder}")
+        name = work.workflow.name
+        terminal.print_warning(f"{letters}: see `dataflare dlq show {name}`")
     if report.status != "finished":
         without = " without --fresh" if is_fresh else ""
         print(f"the same command{without} goes on with what is left")

@@ -188,8 +188,11 @@ def known_workflows() -> list[str]:
 
 
 def _workflows_in(home: Path) -> list[str]:
+    from dataflare.checkpoint.home import BACKFILLS
+
+    marks = "runs", "door", BACKFILLS
     try:
-        known = (f for f in home.iterdir() if (f / "runs").is_dir() or (f / "door").exists())
+        known = (f for f in home.iterdir() if any((f / mark).exists() for mark in marks))
         return sorted(folder.name for folder in known)
     except OSError:
         return []

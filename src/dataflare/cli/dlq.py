@@ -231,9 +231,12 @@ def _file(workflow: str, file: Path | None) -> Path:
     """The workflow's file: the one of the command line, else that of its last run."""
     if file is not None:
         return file
+    from dataflare.checkpoint.home import shards_of
     from dataflare.checkpoint.runs import RunLog
 
-    last_run = RunLog(common.workflow_folder(workflow)).last()
+    folder = common.workflow_folder(workflow)
+    runs = (RunLog(each).last() for each in (folder, *shards_of(folder)))
+    last_run = next((run for run in runs if run is not None), None)
     if last_run is None or last_run.file is None or not Path(last_run.file).is_file():
         last_file = f" (it was {last_run.file})" if last_run is not None and last_run.file else ""
         raise WorkflowError(

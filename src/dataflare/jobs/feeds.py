@@ -16,11 +16,13 @@ from msgspec.structs import replace
 from dataflare.model.batch import INSERTS
 from dataflare.model.types import Schema
 from dataflare.operators.python import PythonCall
+from dataflare.operators.stamp import Stamp
 from dataflare.planner.changelog import arriving_kinds, row_kinds
 from dataflare.planner.graph import (
     BranchNode,
     DestinationNode,
     Graph,
+    Node,
     Port,
     RowsNode,
     SourceNode,
@@ -112,7 +114,7 @@ def _walk(graph: Graph, first: str, port: Port) -> Feed | str:
             break
         if isinstance(before, UnionNode) and any(_is_chained(graph, p) for p in before.ports):
             return f"they come through the union '{before.step}', and letters do not say from which input"
-        if not isinstance(before, RowsNode) or _is_python(before):
+        if not isinstance(before, RowsNode) or _is_python(before) or _is_stamp(before):
             break
         first, port = before.id, before.input
     return Feed(first, graph.schema(port))
@@ -124,6 +126,11 @@ def _is_chained(graph: Graph, port: Port) -> bool:
 
 def _is_python(node: RowsNode) -> bool:
     return any(isinstance(operator, PythonCall) for operator in node.operators)
+
+
+def _is_stamp(node: Node) -> bool:
+    """Whether it gives the rows of a source their event time. The planner adds it."""
+    return isinstance(node, RowsNode) and any(isinstance(each, Stamp) for each in node.operators)
 
 
 def _behind(graph: Graph, first: str) -> set[str]:
@@ -181,10 +188,11 @@ def replaying(
     config = SpotMap({"path": str(rows), "format": "parquet"})
     checkpoint = workflow.settings.checkpoint.model_copy(update={"storage": None})
     source = SourceStep(name=SOURCE, type="file", config=config)
-    if read_again:
-        source = replace(
-            source, event_time=workflow.sources[graph.nodes[feed.first].step].event_time
-        )
+    first = graph.nodes[feed.first]
+    stamps = (graph.nodes[port.node] for port in first.inputs)
+    timed = first.step if read_again else next((s.step for s in stamps if _is_stamp(s)), None)
+    if timed is not None:
+        source = replace(source, event_time=workflow.sources[timed].event_time)
     more = {"mode": "auto", "guarantee": None, "checkpoint": checkpoint, "parallelism": 1}
     return replace(
         workflow,

@@ -20,7 +20,8 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from dataflare.checkpoint import files
-from dataflare.checkpoint.lock import RunLock
+from dataflare.checkpoint.home import BACKFILLS, shards_of
+from dataflare.checkpoint.lock import RunLock, lock_state
 from dataflare.checkpoint.runs import RunLog, new_run_id, utc_text
 from dataflare.planner.dead_letters import STEP, error_handling, may_fail_there
 
@@ -68,11 +69,13 @@ class Wanted(Struct, frozen=True):
 
 
 class LetterBox:
-    """The dead letters of a workflow. folder: the workflow's; places: more folders or files with letters."""
+    """The dead letters of a workflow, with those of its backfills' shards that do not run now. folder: the workflow's; places: more
+    folders or files with letters."""
 
     def __init__(self, folder: Path, places: Iterable[Path] = ()) -> None:
         self.folder = folder
-        self.places = list(dict.fromkeys((folder / STEP, *places)))
+        shards = (shard / STEP for shard in shards_of(folder) if not lock_state(shard).held)
+        self.places = list(dict.fromkeys((folder / STEP, *places, *shards)))
 
     def letters(self) -> list[Letter]:
         """All letters, oldest first, with replayed ones."""
@@ -103,8 +106,6 @@ class LetterBox:
     def purge(self, matches: Callable[[Letter], bool]) -> int:
         """Delete letters from their files. Returns how many were deleted."""
         deleted = 0
-        current = RunLog(self.folder).current()
-        ended = current is None or current.finished
         for file in self._files():
             lines = file.read_bytes().split(b"\n")
             new_lines = [line if _stays(line, matches) else b" " * len(line) for line in lines]
@@ -115,7 +116,7 @@ class LetterBox:
             )
             with files.writing("dead letters"):
                 # The next attempt of an unfinished run checks its files by their length.
-                if ended and not any(line.strip() for line in new_lines):
+                if self._ended(file) and not any(line.strip() for line in new_lines):
                     file.unlink()
                     files.sync_folder(file.parent)
                 else:
@@ -126,6 +127,12 @@ class LetterBox:
         if replayed:
             self._write_ledger(replayed & {letter.id for letter in self.letters()})
         return deleted
+
+    def _ended(self, file: Path) -> bool:
+        """Whether the run that has written a file has finished."""
+        of_shard = file.parents[1].is_relative_to(self.folder / BACKFILLS)
+        current = RunLog(file.parents[1] if of_shard else self.folder).current()
+        return current is None or current.finished
 
     def _write_ledger(self, ids: set[str]) -> None:
         with files.writing("the ledger of replayed letters"):

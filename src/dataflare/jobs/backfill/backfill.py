@@ -19,6 +19,7 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 from dataflare.checkpoint.files import workflow_folder, write_whole, writing
+from dataflare.checkpoint.home import BACKFILLS
 from dataflare.checkpoint.lock import RunLock
 from dataflare.checkpoint.runs import utc_text
 from dataflare.errors import Blame, DataFlareError, RunError, WorkflowError
@@ -39,8 +40,6 @@ from dataflare.sdk.context import Policy
 from dataflare.sdk.worker_pool import WorkerLost, WorkerPool
 from dataflare.workflow.model import Workflow
 
-FOLDER = "backfills"
-"""Inside the workflow's folder."""
 _NAME_MAX = 40
 _STEPS = "steps.json"
 _RETRIES = Retries(attempts_max=3, wait_s=1.0)
@@ -145,7 +144,7 @@ class Backfill:
         kind = _kind(graph, self._source, column, first) if column is not None else None
         self.column = column
         whole = self._whole()
-        folder = workflow_folder(home, workflow.name) / FOLDER
+        folder = workflow_folder(home, workflow.name) / BACKFILLS
         self._generation_file = folder / f"{_named(whole)}.fresh"
         self._generation = _generation(self._generation_file) + options.fresh
         self.id = _named([*whole, self._generation] if self._generation else whole)
