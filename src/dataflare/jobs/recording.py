@@ -83,11 +83,8 @@ class Recorder:
 
     def look(self) -> None:
         """Called a few times a second, on the loop of the run."""
-        watch = self._watch
-        if self._unnoted is not None and watch.metrics.committed_epochs > self._unnoted[1]:
-            self._noting = asyncio.ensure_future(self._note(self._unnoted[0], self._noting))
-            self._unnoted = None
-        at_s = watch.elapsed_s
+        self._look_for_commit()
+        at_s = self._watch.elapsed_s
         if not self.course.is_due(at_s):
             return
         self._sample(at_s)
@@ -99,8 +96,14 @@ class Recorder:
     def writes_with(self, plan: Plan) -> None:
         """From now on this plan writes. Its schemas are kept once an epoch is committed: a run that fails before has
         written nothing with them."""
+        self._look_for_commit()
         self._watch.plan = plan
         self._unnoted = plan, self._watch.metrics.committed_epochs
+
+    def _look_for_commit(self) -> None:
+        if self._unnoted is not None and self._watch.metrics.committed_epochs > self._unnoted[1]:
+            self._noting = asyncio.ensure_future(self._note(self._unnoted[0], self._noting))
+            self._unnoted = None
 
     async def note_schemas(self, plan: Plan) -> None:
         """Keep the schemas that the destinations were written with."""
@@ -121,6 +124,7 @@ class Recorder:
 
     async def end(self, result: RunResult) -> None:
         """Write it once more. Adds a warning where it could not be written."""
+        self._look_for_commit()
         if begun := [each for each in (self._writing, self._noting) if each is not None]:
             await asyncio.wait(begun)
         self._sample(self._watch.elapsed_s)
